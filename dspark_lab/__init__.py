@@ -1,0 +1,3 @@
+from . import blas
+
+blas.install()

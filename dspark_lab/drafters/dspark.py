@@ -1,0 +1,56 @@
+"""DSpark: the block-diffusion backbone, the Markov head and the confidence head (paper, section 3).
+
+It predicts from the anchor's own slot: γ inputs, the anchor and γ - 1 masks, give γ drafts.
+"""
+
+import mlx.core as mx
+
+from dspark_lab.drafters.backbone import DEEPSPEC_ARCHITECTURES, BlockDrafter
+from dspark_lab.drafters.confidence import ConfidenceHead
+from dspark_lab.drafters.markov import HEADS
+from dspark_lab.drafters.protocol import Draft
+from dspark_lab.sampling import sample
+
+
+class DSpark(BlockDrafter):
+    """A DSpark drafter; ``target`` lends its embedding and head where the checkpoint has none."""
+
+    mode = "dspark"
+
+    def __init__(self, config, target, **own):
+        super().__init__(config, target, **own)
+        self.draft_length = config.block_size
+        self.markov_head = HEADS[config.markov_head_type](config.vocab_size, config.hidden_size, config.markov_rank)
+        if config.confidence_head:
+            self.confidence_head = ConfidenceHead(config.hidden_size, config.markov_rank)
+
+    @staticmethod
+    def reads(config):
+        """Whether a checkpoint with this DrafterConfig is one of these."""
+        return config.architecture in DEEPSPEC_ARCHITECTURES and config.markov_rank > 0
+
+    def propose(self, anchor, length, cache, sampling, key):
+        """One pass for all slots, then a token at a time: correct the slot's logits, draw, go on."""
+        states = self.draft_states(anchor, cache)[0, :length]  # (length, d)
+        tokens, probs = self.draw(anchor, states, self.base_logits(states), sampling, key)
+        return Draft(tokens, probs, self.confidence(anchor, tokens, states))
+
+    def draw(self, anchor, states, base_logits, sampling, key):
+        """Draw x_1, x_2, ...: q_k is softmax(base_logits_k + B(x_{k-1}, .)), and x_k is drawn from that q_k."""
+        previous, state, tokens, probs = mx.array(anchor), None, [], []
+        for hidden, logits, k in zip(states, base_logits, mx.random.split(key, len(states))):
+            bias, state = self.markov_head.step(previous, hidden, state)
+            probs.append(sampling.probs(logits + bias))
+            previous = sample(probs[-1], k)
+            tokens.append(previous)
+        return mx.stack(tokens), mx.stack(probs)
+
+    def confidence(self, anchor, tokens, states):
+        """c_1 .. c_γ of drafted ``tokens`` (γ,) at ``states`` (γ, d), or None without a confidence head."""
+        if "confidence_head" not in self:
+            return None
+        previous = mx.concatenate([mx.array([anchor]), tokens[:-1]])
+        logits = self.confidence_head(states, self.markov_head.markov_w1(previous))
+        if self.config.confidence_temperatures:
+            logits = logits / mx.array(self.config.confidence_temperatures[: len(states)])
+        return mx.sigmoid(logits)

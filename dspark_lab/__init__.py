@@ -1,3 +1,36 @@
+# ruff: noqa: E402  (OpenBLAS must be in memory before anything imports MLX)
+"""Speculative decoding with DSpark, DFlash and EAGLE-3, small enough to read. The public names, nothing else."""
+
 from . import blas
 
 blas.install()
+
+from dspark_lab import metrics, toy
+from dspark_lab.decode import decode
+from dspark_lab.generate import Result, generate, stream
+from dspark_lab.pair import Pair, load_pair
+from dspark_lab.rounds import Round
+from dspark_lab.sampling import Sampling, accept, acceptance, residual
+from dspark_lab.schedule import Cap, SurvivalThreshold, Threshold, WholeDraft
+from dspark_lab.source import show_source
+
+__all__ = [
+    "Cap",
+    "Pair",
+    "Result",
+    "Round",
+    "Sampling",
+    "SurvivalThreshold",
+    "Threshold",
+    "WholeDraft",
+    "accept",
+    "acceptance",
+    "decode",
+    "generate",
+    "load_pair",
+    "metrics",
+    "residual",
+    "show_source",
+    "stream",
+    "toy",
+]

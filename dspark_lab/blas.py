@@ -3,8 +3,8 @@
 MLX's CPU wheel for Linux multiplies float32 matrices with the reference BLAS: right, but about forty times slower than
 the same processor can go, and so slow in proportion to the number of rows that verifying eight tokens costs eight times
 one. OpenBLAS exports the same ``cblas_*`` names. Loaded into the process's global scope *before* MLX, its functions are
-the ones that MLX's calls bind to; loaded afterwards it changes nothing. Only float32 products go through BLAS: bfloat16,
-float16 and quantized products do not, and stay slow on a CPU.
+the ones that MLX's calls bind to; loaded afterwards it changes nothing. Only float32 products go through BLAS:
+bfloat16, float16 and quantized products do not, and stay slow on a CPU.
 
 macOS has Metal and Accelerate; there nothing is done. ``DSPARK_LAB_BLAS=reference`` keeps MLX's own BLAS, so that a
 notebook can show what the difference is.

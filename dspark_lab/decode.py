@@ -46,7 +46,6 @@ def decode(target, drafter, prompt, *, sampling, schedule, max_tokens, stop_toke
         kept = len(committed)
         target.rollback(cache, n + 1 - kept)
         drafter.commit([anchor, *committed[:-1]], None if hidden is None else hidden[:, :kept], draft_cache)
-        now = time.perf_counter()
         yield Round(
             anchor=anchor,
             drafted=drafted,
@@ -60,7 +59,7 @@ def decode(target, drafter, prompt, *, sampling, schedule, max_tokens, stop_toke
             ending="stop" if kept <= accepted else "bonus" if accepted == n else "correction",
             draft_seconds=drafted_at - last,
             verify_seconds=verified_at - drafted_at,
-            other_seconds=now - verified_at,
+            other_seconds=time.perf_counter() - verified_at,
             finish_reason=reason,
             **({"p": p, "q": q} if keep_probs else {}),
         )
@@ -87,7 +86,7 @@ def cut(tokens, remaining, stop_tokens):
 
 
 def of_tokens(probs, tokens):
-    """The probability that each row of ``probs`` (n or more, vocab) gives to its token of ``tokens`` (n,), as floats."""
+    """The probability that each row of ``probs`` (n or more, vocab) gives its token of ``tokens`` (n,), as floats."""
     if not tokens.size:
         return []
     return mx.take_along_axis(probs[: tokens.shape[0]], tokens[:, None], -1)[:, 0].tolist()

@@ -5,6 +5,7 @@ weights' type: a softmax over 150,000 tokens in bfloat16 can be off by a total v
 """
 
 from dataclasses import dataclass
+from numbers import Integral
 
 import mlx.core as mx
 
@@ -25,7 +26,7 @@ class Sampling:
             raise ValueError(f"temperature is {self.temperature}; give 0 (greedy) or a finite positive number")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p is {self.top_p}; give a number above 0 and at most 1 (1 keeps every token)")
-        if self.top_k < 0:
+        if not isinstance(self.top_k, Integral) or self.top_k < 0:
             raise ValueError(f"top_k is {self.top_k}; give 0 (keep every token) or how many tokens to keep")
 
     def probs(self, logits):

@@ -39,9 +39,13 @@ class Target:
         Returns lazily ``logits`` (n, vocab) and ``hidden`` (1, n, len(taps) * hidden_size): the outputs of the layers
         ``taps`` side by side (layers count from 0; -1 is the embedding), or None without taps.
         """
-        ids = mx.array([tokens])
+        logits, hidden = self.run(mx.array([tokens]), cache, taps)
+        return logits[0], hidden
+
+    def run(self, ids, cache, taps):
+        """``forward`` for a batch: ``ids`` (B, n) give ``logits`` (B, n, vocab) and ``hidden`` (B, n, taps * d)."""
         with tapped(self.model.layers, taps) as outputs:
-            logits = self.model(ids, cache=cache)[0]
+            logits = self.model(ids, cache=cache)
         if -1 in taps:
             outputs[-1] = self.embed(ids)
         return logits, mx.concatenate([outputs[i] for i in taps], axis=-1) if taps else None
@@ -63,7 +67,7 @@ class Target:
 
 @contextmanager
 def tapped(layers, taps):
-    """Inside this context the layers ``taps`` of the list ``layers`` record their outputs, by layer, in what it yields."""
+    """Inside this context the layers ``taps`` of the list ``layers`` record their outputs, by layer, in its dict."""
     outputs = {}
     originals = {i: layers[i] for i in taps if i >= 0}
     try:

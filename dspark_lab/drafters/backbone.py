@@ -42,7 +42,7 @@ class Attention(nn.Module):
         )
 
     def keys_values(self, x, offset):
-        """Keys and values (B, num_kv_heads, n, head_dim) of ``x`` (B, n, size), whose first row is position ``offset``."""
+        """Keys and values (B, num_kv_heads, n, head_dim) of ``x`` (B, n, size), whose first row is at ``offset``."""
         B, n, _ = x.shape
         keys = self.k_proj(x).reshape(B, n, self.num_kv_heads, -1)
         if "v_proj" in self:

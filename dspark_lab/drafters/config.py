@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from dspark_lab.drafters.markov import HEADS
+
 
 @dataclass(frozen=True)
 class DrafterConfig:
@@ -49,7 +51,7 @@ class DrafterConfig:
             raise ValueError(f"the drafter's config.json lacks {', '.join(missing)}; is it a drafter's?")
         rope = raw.get("rope_parameters") or {}
         if gemma:
-            rope = rope["full_attention"]
+            rope = rope.get("full_attention", rope)
         return cls(
             architecture=architecture,
             vocab_size=raw["vocab_size"],
@@ -94,7 +96,12 @@ class DrafterConfig:
                 f"the drafter taps target layers {bad}; allowed are -1 (the embedding) to {target.num_layers - 2} "
                 f"(the last layer of {target.num_layers} is not tapped)"
             )
+        if not 0 <= self.mask_token_id < self.vocab_size:
+            raise ValueError(f"mask_token_id {self.mask_token_id} is outside the vocabulary of {self.vocab_size}")
+        if self.markov_rank and self.markov_head_type not in HEADS:
+            raise ValueError(f"no Markov head here is of type {self.markov_head_type!r}; known are {', '.join(HEADS)}")
         if self.confidence_temperatures and len(self.confidence_temperatures) != self.block_size:
             raise ValueError(
-                f"confidence_temperatures has {len(self.confidence_temperatures)} entries for a block of {self.block_size}"
+                f"confidence_temperatures has {len(self.confidence_temperatures)} entries, "
+                f"but the block has {self.block_size} positions"
             )

@@ -30,7 +30,8 @@ class Drafter(Protocol):
     """A drafter holds weights and no state; what it remembers of a text is in a cache that the loop carries.
 
     ``mode``: the name it goes by in ``generate(mode=...)``. ``draft_length``: the most tokens it can propose in a
-    round. ``taps``: the target layers whose outputs ``commit`` is given, side by side; () if it needs none.
+    round. ``taps``: the target layers whose outputs ``commit`` is given, side by side; () if it needs none. A drafter
+    whose drafts come with a confidence has a ``confidence_head``; the others have no attribute of that name.
     """
 
     mode: str
@@ -42,7 +43,7 @@ class Drafter(Protocol):
         ...
 
     def propose(self, anchor: int, length: int, cache: Any, sampling: Sampling, key: mx.array) -> Draft:
-        """At most ``length`` (at least 1) tokens to follow ``anchor``, the last committed token; ``cache`` is left as it was."""
+        """At most ``length`` (at least 1) tokens to follow ``anchor``, the last committed; ``cache`` stays as it is."""
         ...
 
     def commit(self, tokens: list[int], hidden: mx.array | None, cache: Any) -> None:

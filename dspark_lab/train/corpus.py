@@ -50,7 +50,8 @@ def documents(cache, text_dir=None, tiny=False, seed=0):
 
     `cache` is the folder that fetched packages are kept in. `text_dir`, a reader's own folder (`*.txt` and `*.md`
     prose, `*.py` more code), stands in for the fetched prose. `tiny` fetches nothing: a slice of the library's
-    modules, with their docstrings as prose. Code is capped at twice the prose, and problems make up a quarter.
+    modules, with their docstrings as prose. Code is capped at twice the prose, and problems come to about a quarter of
+    all tokens. Raises `ValueError` where a package cannot be fetched or a domain has no text for a split.
     """
     code = list(library_modules(tiny))
     if text_dir is not None:
@@ -62,15 +63,23 @@ def documents(cache, text_dir=None, tiny=False, seed=0):
         prose = npm_prose(cache)
     prose = _distinct("prose", prose)
     code = _cap(_distinct("code", code), 2 * _size(prose), seed)
-    return prose + code + math_documents((_size(prose) + _size(code)) // 3, seed)
+    for domain, docs in (("prose", prose), ("code", code)):
+        if len({doc.heldout for doc in docs}) < 2:
+            raise ValueError(
+                f"{len(docs)} documents of {domain} do not make two splits; give at least 50,000 characters."
+            )
+    return prose + code + math_documents((_size(prose) + _size(code)) // 4, seed)
 
 
-def chats(docs, cache, train_problems=20_000, heldout_problems=500, tiny=False, seed=0):
-    """Cut chats from `docs` (what `documents` returned) and add fetched and generated ones. Returns a list of `Chat`."""
+def chats(docs, cache=None, train_problems=20_000, heldout_problems=500, seed=0):
+    """Cut chats from `docs`, which `documents` returned, and add generated ones. Returns a list of `Chat`.
+
+    With a `cache`, the fetched chats join them; leave it out where nothing may be fetched.
+    """
     rng = random.Random(f"chats {seed}")
     cut = [chat for doc in docs if doc.domain == "prose" for chat in continuations(doc, rng)]
     cut += distinct_functions(chat for doc in docs if doc.domain == "code" for chat in functions(doc, rng))
-    for name, prompt, response in [] if tiny else chatterbot(cache):
+    for name, prompt, response in chatterbot(cache) if cache is not None else []:
         cut.append(Chat("prose", "chatterbot", name, prompt, response, is_heldout(name)))
     for heldout, count in ((False, train_problems), (True, heldout_problems)):
         for problem in problems(count, f"chats {seed}", heldout):
@@ -140,7 +149,7 @@ FUNCTION_CHARACTERS = (120, 660)  # about 40 to 220 tokens
 
 def sentences(text):
     """Cut a text into sentences: after a full stop or its like, but not after a title or an initial."""
-    ends = re.compile(r"(?<!\bMr)(?<!\bMrs)(?<!\bDr)(?<!\bSt)(?<!\bNo)(?<!\b[A-Z])[.!?][\"')]*\s+(?=[\"'(A-Z])")
+    ends = re.compile(r"(?<!\bMr)(?<!\bMrs)(?<!\bDr)(?<!\bSt)(?<!\b[A-Z])[.!?][\"')]*\s+(?=[\"'(A-Z])")
     cuts = [0, *(match.end() for match in ends.finditer(text)), len(text)]
     return [text[start:end] for start, end in pairwise(cuts) if end > start]
 
@@ -152,7 +161,8 @@ def continuations(doc, rng):
     chats, start = [], 0
     while start < len(parts):
         first = last = start
-        while first > 0 and sum(lengths[first:start]) < PASSAGE_WORDS[0]:
+        needed = rng.randint(PASSAGE_WORDS[0], PASSAGE_WORDS[1] - 20)
+        while first > 0 and sum(lengths[first:start]) < needed:
             first -= 1
         wanted = rng.randint(RESPONSE_WORDS[0], RESPONSE_WORDS[1] - 20)
         while last < len(parts) and sum(lengths[start:last]) < wanted:
@@ -161,17 +171,22 @@ def continuations(doc, rng):
             low <= sum(lengths[begin:end]) <= high
             for (low, high), begin, end in ((PASSAGE_WORDS, first, start), (RESPONSE_WORDS, start, last))
         )
-        if fits:
-            passage, response = "".join(parts[first:start]).strip(), "".join(parts[start:last]).strip()
+        passage, response = "".join(parts[first:start]).strip(), "".join(parts[start:last]).strip()
+        if fits and _mostly_words(response):
             prompt = rng.choice(CONTINUE).format(passage)
             chats.append(Chat("prose", doc.name.split("/")[0], doc.name, prompt, response, doc.heldout))
         start = last if fits else start + 1
     return chats
 
 
+def _mostly_words(text):
+    """Whether at least nine characters in ten are letters or spaces: tables and lists of sums are not."""
+    return sum(letter.isalpha() or letter.isspace() for letter in text) >= 0.9 * len(text)
+
+
 def functions(doc, rng):
     """Ask for each function and method of a module that is neither short nor long. Returns a list of `Chat`."""
-    tree, lines = parse(doc.text), doc.text.splitlines()
+    tree, lines = parse(doc.text), doc.text.split("\n")
     owners = {child: node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef) for child in node.body}
     chats = []
     for node in ast.walk(tree):
@@ -201,7 +216,7 @@ def _ask_for(node, owner, rng):
 
 
 def distinct_functions(chats):
-    """Drop functions that differ from an earlier one in names of the function and constants alone, or cannot be parsed."""
+    """Drop functions that differ from an earlier one in name and constants alone, or that cannot stand alone."""
     seen, kept = set(), []
     for chat in chats:
         shape = _shape(chat.response)

@@ -2,7 +2,7 @@
 
 The story fixes the numbers; the answer is then told in one of many ways (order of independent steps, wording,
 layout, a check at the end), so that even a perfect model of these answers is left with some uncertainty:
-`Worked.bits` counts it. Templates marked held out recombine the same steps in stories that are never trained on.
+`Worked.bits` counts it. Held-out templates are sequences of story parts that are never trained on (`stories.py`).
 """
 
 import random
@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import dataclass
 from math import log2
 
-from . import templates
+from . import stories, templates
 
 WORDS = {
     kind: words.split()
@@ -98,10 +98,10 @@ def _parse(block, heldout):
     )
 
 
+WRITTEN = templates.BLOCKS.strip().split("\n\n")
+COMPOSED, HELD_OUT = stories.composed()
 TEMPLATES = [
-    _parse(block, heldout)
-    for text, heldout in ((templates.TRAIN, False), (templates.HELD_OUT, True))
-    for block in text.strip().split("\n\n")
+    _parse(block, heldout) for blocks, heldout in ((WRITTEN + COMPOSED, False), (HELD_OUT, True)) for block in blocks
 ]
 
 
@@ -206,7 +206,12 @@ def work(template, rng):
 
 
 def problems(count, seed, heldout=False):
-    """Generate `count` problems (a list of `Worked`) from the train or from the held-out templates, in turn."""
+    """Generate `count` problems (a list of `Worked`) from the train or from the held-out templates.
+
+    Written and composed templates take turns in the train split, each set in an order of its own.
+    """
     rng = random.Random(f"problems {seed} {heldout}")
-    chosen = [template for template in TEMPLATES if template.heldout == heldout]
-    return [work(chosen[index % len(chosen)], rng) for index in range(count)]
+    written, composed = TEMPLATES[: len(WRITTEN)], [t for t in TEMPLATES[len(WRITTEN) :] if t.heldout == heldout]
+    sets = [rng.sample(chosen, len(chosen)) for chosen in ([composed] if heldout else [written, composed])]
+    turns = [(sets[index % len(sets)], index // len(sets)) for index in range(count)]
+    return [work(chosen[turn % len(chosen)], rng) for chosen, turn in turns]

@@ -23,32 +23,52 @@ SKIPPED_CODE = re.compile(
 )
 # Files whose conversations are turns between two speakers; in the others every line answers the first one.
 DIALOGUES = ("conversations", "greetings")
+CHAPTER_CHARACTERS = 10_000
+HEADING = re.compile(r"CHAPTER \S+.{0,80}$|#|```|[*\-= ]+$", re.IGNORECASE)
 
 
 def library_modules(tiny):
     """Yield (name, text) of the standard library's modules, tests included; with `tiny`, of a few dozen."""
     root = Path(sysconfig.get_path("stdlib"))
-    paths = sorted(root.glob("*.py"))[::2] if tiny else sorted(root.rglob("*.py"))
-    for path in paths:
+    for path in sorted(root.glob("*.py"))[::2] if tiny else sorted(root.rglob("*.py")):
         name = "stdlib/" + path.relative_to(root).as_posix()
-        if SKIPPED_CODE.search(name):
-            continue
-        try:
-            text = path.read_text("utf-8")
-            parse(text)
-        except (SyntaxError, UnicodeDecodeError, ValueError):
-            continue  # the tests hold broken modules on purpose
-        yield name, text.expandtabs(4).strip()
+        text = None if SKIPPED_CODE.search(name) else _read_code(path)
+        if text is not None:
+            yield name, text
 
 
 def folder_texts(folder):
-    """Read a reader's own folder. Returns two lists of (name, text): prose and Python code."""
-    paths = sorted(path for path in Path(folder).rglob("*") if path.suffix in (".txt", ".md", ".py"))
-    texts = [(path.relative_to(folder).as_posix(), path.read_text("utf-8", errors="replace")) for path in paths]
-    prose = [(name, clean_prose(text)) for name, text in texts if not name.endswith(".py")]
+    """Read a reader's own folder. Returns two lists of (name, text): prose, cut to a chapter's length, and code."""
+    prose, code = [], []
+    for path in sorted(Path(folder).rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.suffix in (".txt", ".md"):
+            prose += _parts(name, clean_prose(path.read_text("utf-8", errors="replace")))
+        elif path.suffix == ".py" and (text := _read_code(path)) is not None:
+            code.append((name, text))
     if not prose:
         raise ValueError(f"{folder} holds no *.txt or *.md file; the lab pair needs prose there, in UTF-8.")
-    return prose, [(name, text.strip()) for name, text in texts if name.endswith(".py")]
+    return prose, code
+
+
+def _read_code(path):
+    """The text of a Python file without tabs, or None if it is not Python: some tests are broken on purpose."""
+    try:
+        text = path.read_text("utf-8").expandtabs(4).strip()
+        parse(text)
+    except (SyntaxError, ValueError):
+        return None
+    return text
+
+
+def _parts(name, text):
+    """Cut a long text between paragraphs, so that a book in one file can be held out in part."""
+    parts = [""]
+    for paragraph in text.split("\n\n"):
+        if len(parts[-1]) > CHAPTER_CHARACTERS:
+            parts.append("")
+        parts[-1] += ("\n\n" if parts[-1] else "") + paragraph
+    return [(f"{name}/{number}", part) for number, part in enumerate(parts)]
 
 
 def npm_prose(cache):
@@ -67,11 +87,11 @@ def npm_prose(cache):
 def clean_prose(text):
     """Drop headings, page marks and stage directions, and put every paragraph on one line, plainly quoted."""
     text = text.replace("\r\n", "\n").translate(str.maketrans("“”‘’\u00a0", "\"\"'' "))
-    text = re.sub(r"\[(p\.\d+|\d+|laughter|applause|missing text)\]|_", "", text, flags=re.IGNORECASE)
+    text = re.sub(r"\[(p\.\d+|\d+|laughter|applause|missing text)\]", "", text, flags=re.IGNORECASE)
+    text = re.sub(r"(\. ?){5,}|_{3,}|-{4,}", " ", text)  # the leaders and rules of tables
+    text = re.sub(r"(?<!\w)_([^_\n]+)_(?!\w)", r"\1", text)  # italics
     paragraphs = (re.sub(r"\s+", " ", paragraph).strip() for paragraph in re.split(r"\n\s*\n", text))
-    return "\n\n".join(
-        p for p in paragraphs if len(p) > 1 and not re.match(r"(CHAPTER|Chapter) \S+|#|```|[*\-= ]+$", p)
-    )
+    return "\n\n".join(p for p in paragraphs if len(p) > 1 and not HEADING.match(p))
 
 
 def docstrings(text):
@@ -92,6 +112,8 @@ def chatterbot(cache):
                 continue
             topic = Path(path).stem
             for turns in yaml.safe_load(wheel.read(path))["conversations"]:
+                if not isinstance(turns, list):
+                    continue  # one entry of the package is a bare string
                 turns = [re.sub(r"\s+", " ", str(turn)).strip() for turn in turns if "```" not in str(turn)]
                 asked = turns if topic in DIALOGUES else turns[:1] * len(turns)
                 pairs |= {
@@ -109,12 +131,7 @@ def parse(text):
 
 def fetch_npm(package, cache):
     """Fetch one npm package (`@scope/name@version`) into `cache`, unless it is there. Returns the tarball's path."""
-    scope, name, version = (
-        package.split("@")[1].split("/")[0],
-        package.split("/")[1].split("@")[0],
-        package.split("@")[2],
-    )
-    path = Path(cache) / f"{scope}-{name}-{version}.tgz"
+    path = Path(cache) / (package[1:].replace("/", "-").replace("@", "-") + ".tgz")
     if not path.exists():
         _run(["npm", "pack", package, "--pack-destination", str(cache)], cache, "install Node.js, whose npm fetches it")
     return path

@@ -1,0 +1,63 @@
+"""What the lab pair is made of, read from its folders without loading a weight."""
+
+from math import prod
+
+from rich.table import Table
+from safetensors import safe_open
+
+from dspark_lab import pair
+from dspark_lab.checkpoint import read_config, weight_files
+from dspark_lab.drafters import DRAFTERS
+
+
+def lab_pair():
+    """A table of the pair that ships with the package, a row a part. Raises FileNotFoundError without its weights."""
+    root = pair.WEIGHTS
+    if not (root / "base").is_dir():
+        raise FileNotFoundError(
+            f"the lab pair's weights are not in {root}; make them with `dspark-lab train lab --out DIR`"
+        )
+    table = Table(title="lab, the pair that ships with the package", title_justify="left")
+    for name in ("mode", "part", "block", "parameters", "on disk"):
+        table.add_column(name, justify="left" if name in ("mode", "part") else "right")
+    base = read_config(root / "base")
+    shape = f"{base['num_hidden_layers']} layers of {base['hidden_size']}, vocabulary {base['vocab_size']}, "
+    shape += f"context {base['max_position_embeddings']}"
+    table.add_row("baseline", f"target: {shape}", "", *size(root / "base", base))
+    table.add_row("", "its adapters, which answer chats (--model lab-base: without)", "", *size(root / "instruct", {}))
+    for mode in (kind.mode for kind in DRAFTERS if (root / kind.mode).is_dir()):
+        config = read_config(root / mode)
+        block = config.get("block_size") or config["ttt_length"]
+        layers = config["num_hidden_layers"]
+        part = f"drafter: {layers} layer{'s' * (layers > 1)}, {head(config)}"
+        table.add_row(mode, part, str(block), *size(root / mode, config))
+    table.add_row("lookup", "drafter: the text itself", "", "", "")
+    return table
+
+
+def head(config):
+    """What stands on a drafter's backbone, in words."""
+    if not config.get("markov_rank"):
+        return "no Markov head"
+    confidence = " and confidence head" if config.get("enable_confidence_head") else ""
+    return f"{config['markov_head_type']} Markov head{confidence}"
+
+
+def size(folder, config):
+    """How many parameters the tensors in ``folder`` stand for, and the megabytes that they take, as two strings."""
+    files = weight_files(folder, "*.safetensors")
+    count = sum(parameters(file, config.get("quantization", {}).get("bits")) for file in files)
+    return f"{count / 1e6:.2f} M", f"{sum(file.stat().st_size for file in files) / 1e6:.1f} MB"
+
+
+def parameters(file, bits):
+    """The parameters in a safetensors file; of quantized ones 32 / ``bits`` are packed into each number of a weight."""
+    with safe_open(file, framework="numpy") as tensors:
+        shapes = {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118  (not a dict)
+    count = 0
+    for name, shape in shapes.items():
+        stem, _, kind = name.rpartition(".")
+        packed = f"{stem}.scales" in shapes
+        if not (packed and kind in ("scales", "biases")):
+            count += prod(shape) * (32 // bits if packed and kind == "weight" else 1)
+    return count

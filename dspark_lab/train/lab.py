@@ -1,0 +1,333 @@
+"""The recipe of the lab pair, stage by stage: corpus, base, instruct, responses, drafters.
+
+Every stage writes into one folder and is skipped when its product is there, so that an interrupted run goes on where it
+stopped. ``LAB`` is what ships with the package; ``TINY`` runs the same stages in about two minutes on two cores and is
+good for nothing but seeing them run.
+"""
+
+import json
+import math
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+from mlx.utils import tree_flatten
+from mlx_lm.tuner.utils import load_adapters
+from mlx_lm.utils import dequantize_model, load_model, save_config, save_model
+
+from dspark_lab.drafters import DRAFTERS
+from dspark_lab.drafters.config import DrafterConfig
+from dspark_lab.target import Target
+from dspark_lab.train import corpus, losses, tokenizer
+from dspark_lab.train.drafters import drafter_loss, teach
+from dspark_lab.train.loop import fit, progress_bar
+from dspark_lab.train.respond import respond
+from dspark_lab.train.target import LORA, answer_loss, bits_per_byte, finetune, new_model, pad_chats, pretrain
+
+QUANTIZATION = {"group_size": 64, "bits": 8}
+SHARD_GB = 15 / 1024  # no file of the lab pair is larger than 15 MB
+SHIPPED = ("dspark", "dflash", "dflash16", "eagle3")
+ABLATIONS = ("no_markov", "gated", "rnn")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Sizes and lengths of every stage. ``length`` is in tokens; drafters see texts of at most ``chat_length``."""
+
+    hidden_size: int = 384
+    layers: int = 10
+    heads: int = 6
+    kv_heads: int = 2
+    head_dim: int = 64
+    intermediate_size: int = 1152
+    context: int = 1024
+    taps: tuple = (0, 2, 4, 6, 8)
+    draft_intermediate_size: int = 640
+    markov_rank: int = 64
+    pretrain_epochs: int = 5
+    pretrain_batch: int = 64
+    length: int = 512
+    learning_rate: float = 1.5e-3
+    weight_decay: float = 0.5
+    finetune_epochs: int = 1
+    finetune_batch: int = 64
+    finetune_learning_rate: float = 1e-3
+    chat_length: int = 320
+    response_tokens: int = 224
+    responses: int = 100_000
+    greedy_share: float = 0.25
+    drafter_steps: int = 8000
+    drafter_batch: int = 64
+    eagle3_batch: int = 16
+    anchors: int = 32
+    drafter_learning_rate: float = 1.5e-3
+    problems: int = 20_000
+    seed: int = 0
+
+
+LAB = Recipe()
+TINY = Recipe(
+    hidden_size=64, layers=6, heads=2, kv_heads=1, head_dim=32, intermediate_size=128, taps=(0, 1, 2, 3, 4),
+    draft_intermediate_size=64, markov_rank=16, pretrain_epochs=1, pretrain_batch=8, length=128, finetune_epochs=1,
+    finetune_batch=8, chat_length=192, response_tokens=32, responses=64, drafter_steps=20, drafter_batch=4,
+    eagle3_batch=2, anchors=4, problems=200,
+)  # fmt: skip
+
+
+def train_lab(out, tiny=False, text_dir=None, drafters=SHIPPED):
+    """Run every stage whose product is not in ``out`` yet; returns the folder, which ``load_pair`` loads."""
+    out, recipe = Path(out), TINY if tiny else LAB
+    out.mkdir(parents=True, exist_ok=True)
+    make_corpus(out, recipe, tiny, text_dir)
+    make_base(out, recipe)
+    make_instruct(out, recipe)
+    make_responses(out, recipe)
+    make_drafters(out, recipe, drafters)
+    return out
+
+
+def make_corpus(out, recipe, tiny=False, text_dir=None):
+    """Stage 1: gather the text, train the tokenizer, encode everything into ``work/``."""
+    work = out / "work"
+    if (work / "chats.npz").exists():
+        return
+    cache = None if tiny else work / "sources"
+    documents = corpus.documents(cache, text_dir=text_dir, tiny=tiny, seed=recipe.seed)
+    chats = corpus.chats(documents, None if text_dir else cache, train_problems=recipe.problems, seed=recipe.seed)
+    bpe = tokenizer.train_tokenizer(documents, seed=recipe.seed)
+    tokenizer.save_tokenizer(bpe, work / "tokenizer", recipe.context)
+    np.savez(work / "pretrain.npz", **tokenizer.pack_all(documents, bpe, recipe.context, recipe.seed))
+    np.savez(work / "chats.npz", **tokenizer.encode_chats(chats, bpe, recipe.chat_length))
+
+
+def make_base(out, recipe):
+    """Stage 2: pretrain on plain text; saved in 8 bits as an mlx-lm model folder, ``base/``."""
+    if (out / "base" / "config.json").exists():
+        return
+    ids = special_ids(out)
+    config = {
+        "model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"], "vocab_size": ids["vocab_size"],
+        "hidden_size": recipe.hidden_size, "num_hidden_layers": recipe.layers,
+        "intermediate_size": recipe.intermediate_size, "num_attention_heads": recipe.heads,
+        "num_key_value_heads": recipe.kv_heads, "head_dim": recipe.head_dim, "rms_norm_eps": 1e-6,
+        "rope_theta": 10000.0, "max_position_embeddings": recipe.context, "tie_word_embeddings": True,
+        "bos_token_id": None, "eos_token_id": ids["end"], "pad_token_id": ids["pad"], "hidden_act": "silu",
+        "attention_bias": False, "torch_dtype": "float32",
+    }  # fmt: skip
+    model = new_model(config, recipe.seed)
+    stream = np.load(out / "work" / "pretrain.npz")["train"]
+    curve = pretrain(model, stream, recipe.pretrain_epochs, recipe.pretrain_batch, recipe.length,
+                     recipe.learning_rate, recipe.weight_decay, out / "work", recipe.seed)  # fmt: skip
+    write_curves(out, {"base": curve})
+    nn.quantize(model, **QUANTIZATION)
+    save_folder(out / "base", model, {**config, "quantization": QUANTIZATION}, out / "work" / "tokenizer")
+
+
+def make_instruct(out, recipe):
+    """Stage 3: LoRA adapters on the 8-bit base, dequantized, that answer chats; ``instruct/``, bfloat16."""
+    if (out / "instruct" / "adapters.safetensors").exists():
+        return
+    model, _ = load_model(out / "base")
+    model = dequantize_model(model)
+    model.set_dtype(mx.float32)
+    curve = finetune(model, split_chats(out, heldout=False), recipe.finetune_epochs, recipe.finetune_batch,
+                     recipe.chat_length, recipe.finetune_learning_rate, out / "work", recipe.seed)  # fmt: skip
+    write_curves(out, {"instruct": curve})
+    (out / "instruct").mkdir(exist_ok=True)
+    weights = {name: array.astype(mx.bfloat16) for name, array in tree_flatten(model.trainable_parameters())}
+    mx.save_safetensors(str(out / "instruct" / "adapters.safetensors"), weights)
+    settings = {"fine_tune_type": "lora", "num_layers": recipe.layers, "lora_parameters": LORA}
+    (out / "instruct" / "adapter_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+
+
+def instruct_model(out):
+    """The fused instruct model of ``out`` in float32, as it is when it is shipped: base in 8 bits, then adapters."""
+    model, config = load_model(out / "base")
+    model = dequantize_model(model)
+    model.set_dtype(mx.float32)
+    load_adapters(model, str(out / "instruct"))
+    model.set_dtype(mx.float32)
+    fused = [(name, module.fuse()) for name, module in model.named_modules() if hasattr(module, "fuse")]
+    model.update_modules(nn.utils.tree_unflatten(fused))
+    model.freeze()
+    return model, {key: value for key, value in config.items() if "quantization" not in key}
+
+
+def evaluate_instruct(out, recipe):
+    """Held-out bits per byte and perplexity a token of the instruct model's answers, by domain."""
+    model, _ = instruct_model(out)
+    data, report = dict(np.load(out / "work" / "chats.npz")), {}
+    for index, domain in enumerate(corpus.DOMAINS):
+        rows = np.flatnonzero(data["heldout"] & (data["domains"] == index))
+        if not len(rows):  # a tiny corpus may hold out nothing of a domain
+            continue
+        nats, tokens = answer_loss(model, split_chats(out, True, index), recipe.chat_length)
+        report[domain] = {
+            "bits_per_byte": bits_per_byte(nats, int(data["response_bytes"][rows].sum())),
+            "perplexity": math.exp(nats / tokens),
+            "answers": len(rows),
+            "tokens": tokens,
+        }
+    return report
+
+
+def make_responses(out, recipe):
+    """Stage 4: the instruct model answers train prompts, some greedily; ``work/responses.npz``."""
+    if (out / "work" / "responses.npz").exists():
+        return
+    model, _ = instruct_model(out)
+    if mx.default_device() == mx.gpu:
+        model.set_dtype(mx.bfloat16)
+    chats, stop = split_chats(out, heldout=False), special_ids(out)["end"]
+    rows = np.random.default_rng(recipe.seed).permutation(recipe.responses) % len(chats)
+    prompts = [chats[row][0][: chats[row][1]].tolist() for row in rows]
+    greedy = int(len(prompts) * recipe.greedy_share)
+    answers = []
+    with progress_bar("responses") as bar:
+        task = bar.add_task("responses", total=len(prompts), loss="")
+        for part, temperature in ((prompts[:greedy], 0.0), (prompts[greedy:], 1.0)):
+            answers += respond(model, part, recipe.response_tokens, stop, temperature, mx.random.key(recipe.seed),
+                               batch_size=1024, advance=lambda n: bar.advance(task, n))  # fmt: skip
+    texts = [np.array(prompt + answer, np.uint16) for prompt, answer in zip(prompts, answers)]
+    np.savez(out / "work" / "responses.npz", tokens=np.concatenate(texts),
+             offsets=np.cumsum([0, *map(len, texts)]), prompt_lengths=[len(p) for p in prompts])  # fmt: skip
+
+
+def make_drafters(out, recipe, names):
+    """Stage 5: train the drafters ``names`` together on the same batches; a folder each, in 8 bits."""
+    names = [name for name in names if not (out / name / "config.json").exists()]
+    if not names:
+        return
+    model, config = instruct_model(out)
+    target, lender = Target(model, config), Target(model, config)
+    if mx.default_device() == mx.gpu:
+        fast, _ = instruct_model(out)
+        fast.set_dtype(mx.bfloat16)
+        lender = Target(fast, config)
+    configs = {name: drafter_config(name, config, recipe, special_ids(out)["mask"]) for name in names}
+    drafters = {name: new_drafter(configs[name], lender, recipe.seed) for name in names}
+    curves = fit_drafters(drafters, target, responses(out), recipe, out / "work")
+    write_curves(out, curves)
+    for name, drafter in drafters.items():
+        drafter.set_dtype(mx.float32)
+        save_drafter(out / name, drafter, configs[name])
+
+
+def fit_drafters(drafters, target, texts, recipe, folder):
+    """Train ``drafters`` (name -> drafter) on ``texts``, (ids, prompt length) pairs; returns name -> curve."""
+    tokens, starts, ends = pad_chats(texts, recipe.chat_length)
+    usable = np.flatnonzero(ends - starts >= 2)
+    tokens, starts, ends = tokens[usable], starts[usable], ends[usable]
+
+    def batches(step):
+        rng = np.random.default_rng((recipe.seed, step))
+        rows = rng.integers(len(tokens), size=recipe.drafter_batch)
+        low, high = starts[rows, None] - 1, ends[rows, None] - 1  # an anchor has at least one token after it
+        anchors = low + (rng.random((recipe.drafter_batch, recipe.anchors)) * (high - low)).astype(np.int64)
+        ids = mx.array(tokens[rows])
+        logits, hidden = teach(target, recipe.taps, ids)
+        return logits, hidden, ids, mx.array(anchors), mx.array(starts[rows]), mx.array(ends[rows])
+
+    def loss(name, drafter, *batch):
+        if name == "eagle3":  # seven passes over every row: a smaller batch keeps its share of the time
+            batch = [array[: recipe.eagle3_batch] for array in batch]
+        logits, hidden, ids, anchors, starts, ends = batch
+        if name == "dflash16":  # blocks of twice the length: half as many
+            anchors = anchors[:, ::2]
+        return drafter_loss(LOSSES.get(name, losses.DSPARK), drafter, logits, hidden, ids, anchors, starts, ends)[0]
+
+    return fit(drafters, loss, batches, recipe.drafter_steps, recipe.drafter_learning_rate, folder,
+               "drafters " + " ".join(drafters), weight_decay=0.01)  # fmt: skip
+
+
+LOSSES = {"dflash": losses.DFLASH, "dflash16": losses.DFLASH16, "no_markov": losses.NO_MARKOV}
+
+
+def drafter_config(name, target_config, recipe, mask_id):
+    """The config.json of the drafter ``name`` in its published format: the target's, and what the drafter adds."""
+    config = {
+        **target_config,
+        "architectures": ["Qwen3DSparkModel"], "num_target_layers": recipe.layers, "num_hidden_layers": 2,
+        "intermediate_size": recipe.draft_intermediate_size, "tie_word_embeddings": False, "block_size": 7,
+        "mask_token_id": mask_id, "target_layer_ids": list(recipe.taps), "num_anchors": recipe.anchors,
+        "layer_types": ["full_attention"] * 2, "enable_confidence_head": False, "markov_rank": 0,
+    }  # fmt: skip
+    if name in ("dspark", "gated", "rnn"):
+        head = "vanilla" if name == "dspark" else name
+        config |= {"enable_confidence_head": True, "confidence_head_with_markov": True,
+                   "markov_rank": recipe.markov_rank, "markov_head_type": head}  # fmt: skip
+    elif name == "dflash16":
+        taps, mask = config.pop("target_layer_ids"), config.pop("mask_token_id")
+        config |= {"architectures": ["DFlashDraftModel"], "block_size": 16, "tie_word_embeddings": True,
+                   "dflash_config": {"target_layer_ids": taps, "mask_token_id": mask}}  # fmt: skip
+    elif name == "eagle3":
+        del config["block_size"], config["mask_token_id"]
+        config |= {"architectures": ["Qwen3Eagle3Model"], "num_hidden_layers": 1, "ttt_length": 7,
+                   "layer_types": ["full_attention"]}  # fmt: skip
+    return config
+
+
+def new_drafter(config, target, seed):
+    """A drafter of this config.json with fresh weights; embedding and head are the target's."""
+    config = DrafterConfig.from_json(config)
+    config.check(target)
+    mx.random.seed(seed)  # mlx.nn draws initial weights from MLX's global state
+    drafter = next(kind for kind in DRAFTERS if kind.reads(config))(config, target)
+    if "markov_head" in drafter:  # starts as no correction at all
+        drafter.markov_head.markov_w2.weight = mx.zeros_like(drafter.markov_head.markov_w2.weight)
+    mx.eval(drafter.parameters())
+    return drafter
+
+
+def save_drafter(folder, drafter, config):
+    """Write ``drafter`` to ``folder`` in 8 bits where its matrices allow, float32 elsewhere."""
+    nn.quantize(drafter, **QUANTIZATION, class_predicate=lambda _, module: quantizable(module))
+    folder.mkdir(parents=True, exist_ok=True)
+    mx.save_safetensors(str(folder / "model.safetensors"), dict(tree_flatten(drafter.parameters())))
+    save_config({**config, "quantization": QUANTIZATION}, folder / "config.json")
+
+
+def quantizable(module):
+    """Whether ``module`` is a matrix whose rows divide into groups."""
+    return hasattr(module, "to_quantized") and module.weight.shape[-1] % QUANTIZATION["group_size"] == 0
+
+
+def save_folder(folder, model, config, tokenizer_folder):
+    """Write an mlx-lm model folder: weights, config and tokenizer, no file above 15 MB."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_model(folder, model)
+    for file in tokenizer_folder.iterdir():
+        shutil.copy(file, folder)
+    save_config(config, folder / "config.json")
+
+
+def special_ids(out):
+    """The ids the recipe needs to know: where a turn ends, padding, the mask, and how many tokens there are."""
+    bpe = tokenizer.load_tokenizer(out / "work" / "tokenizer")
+    return {"end": bpe.token_to_id(tokenizer.END), "pad": bpe.token_to_id(tokenizer.PAD),
+            "mask": bpe.token_to_id(tokenizer.MASK), "vocab_size": bpe.get_vocab_size()}  # fmt: skip
+
+
+def split_chats(out, heldout, domain=None):
+    """The (ids, prompt length) pairs of the train or held-out chats, of one domain (an index) or all."""
+    data = dict(np.load(out / "work" / "chats.npz"))
+    rows = np.flatnonzero(data["heldout"] == heldout)
+    return [(data["tokens"][data["offsets"][i] : data["offsets"][i + 1]], data["prompt_lengths"][i])
+            for i in rows if domain is None or data["domains"][i] == domain]  # fmt: skip
+
+
+def responses(out):
+    """The (ids, prompt length) pairs of what stage 4 wrote."""
+    data = dict(np.load(out / "work" / "responses.npz"))
+    return [(data["tokens"][start:end], prompt)
+            for start, end, prompt in zip(data["offsets"], data["offsets"][1:], data["prompt_lengths"])]  # fmt: skip
+
+
+def write_curves(out, curves):
+    """Add loss curves, name -> [(step, loss)], to ``curves.json``."""
+    path = out / "curves.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps({**known, **curves}, indent=1) + "\n")

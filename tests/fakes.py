@@ -1,0 +1,87 @@
+"""A target and a drafter that follow a script, and a byte-level tokenizer: nothing here has weights."""
+
+import mlx.core as mx
+from mlx_lm.tokenizer_utils import BPEStreamingDetokenizer, TokenizerWrapper
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from dspark_lab.drafters.protocol import Draft
+from dspark_lab.sampling import one_hot
+
+VOCAB = 260
+
+
+class Tape:
+    """A cache that is the list of the tokens it holds."""
+
+    def __init__(self):
+        self.tokens, self.state = [], ()
+
+
+class ScriptedTarget:
+    """After n tokens comes ``script[n]``, for certain. Its one hidden state at a token is the token itself."""
+
+    vocab_size, context_length = VOCAB, None
+
+    def __init__(self, script):
+        self.script, self.passes = script, 0
+
+    def new_cache(self, rollback=True):
+        self.cache = [Tape()]
+        return self.cache
+
+    def forward(self, tokens, cache, taps=()):
+        self.passes += 1
+        held = cache[0].tokens
+        held.extend(tokens)
+        following = [self.script[n] for n in range(len(held) - len(tokens) + 1, len(held) + 1)]
+        hidden = mx.array(tokens).reshape(1, -1, 1) if taps else None
+        return 20.0 * one_hot(mx.array(following), VOCAB), hidden
+
+    def rollback(self, cache, n):
+        assert 0 <= n <= len(cache[0].tokens)
+        del cache[0].tokens[len(cache[0].tokens) - n :]
+
+
+class ScriptedDrafter:
+    """Drafts ``script`` too, but the token after it in the vocabulary at the positions of the text in ``wrong``."""
+
+    mode, taps, confidence_head = "scripted", (0,), True
+
+    def __init__(self, script, draft_length=7, wrong=(), confidence=None):
+        self.script, self.draft_length, self.wrong, self.confidence = script, draft_length, wrong, confidence
+
+    def new_cache(self):
+        self.cache = []
+        return self.cache
+
+    def propose(self, anchor, length, cache, sampling, key):
+        start = len(cache) + 1
+        drafted = [(self.script[n] + (n in self.wrong)) % VOCAB for n in range(start, start + length)]
+        tokens = mx.array(drafted)
+        confidence = None if self.confidence is None else mx.array(self.confidence[:length])
+        return Draft(tokens, one_hot(tokens, VOCAB), confidence)
+
+    def commit(self, tokens, hidden, cache):
+        assert hidden[0, :, 0].tolist() == tokens  # each token with its own state
+        cache.extend(tokens)
+
+
+def byte_tokenizer():
+    """A token a byte, 0 to 255; 256 ends a text; with a chat template."""
+    alphabet = {byte: char for char, byte in _characters_of_bytes().items()}
+    vocab = {alphabet[byte]: byte for byte in range(256)} | {"<end>": 256}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    template = "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}"
+    template += "{% if add_generation_prompt %}[assistant]{% endif %}"
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>", chat_template=template)
+    return TokenizerWrapper(wrapped, BPEStreamingDetokenizer)
+
+
+def _characters_of_bytes():
+    """Byte-level BPE's printable stand-ins: character -> byte."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}

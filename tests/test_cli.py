@@ -1,0 +1,340 @@
+"""The command line: what it prints on a terminal and into a pipe, its exit codes, and what ``--help`` may import."""
+
+import json
+import re
+import subprocess
+import sys
+from io import StringIO
+from types import ModuleType
+
+import mlx.core as mx
+import pytest
+import typer
+from fakes import byte_tokenizer
+from rich.console import Console
+from test_generate import text_pair
+from typer.testing import CliRunner
+
+import dspark_lab as lab
+import dspark_lab.pair
+from dspark_lab import cli
+from dspark_lab.listing import parameters
+from dspark_lab.race import Lane, compare, run
+from dspark_lab.terminal import Ribbon, Track, fates, legend, race_frame
+
+PROMPT = "def encode(self, input):"
+PLAIN = {"NO_COLOR": None, "FORCE_COLOR": None, "COLUMNS": "80"}
+TERMINAL = {"NO_COLOR": None, "FORCE_COLOR": "1", "TERM": "xterm-256color", "COLUMNS": "80"}
+
+
+@pytest.fixture
+def command(golden_folder):
+    """Run dspark-lab; "--golden" among the arguments stands for the golden pair."""
+
+    def run(*args, env=PLAIN, stdin=None):
+        pair = ("--model", str(golden_folder / "target"), "--drafter", str(golden_folder / "dspark_vanilla"))
+        args = [part for arg in args for part in (pair if arg == "--golden" else [str(arg)])]
+        result = CliRunner().invoke(cli.app, args, input=stdin, env=env, prog_name="dspark-lab")
+        assert "Traceback" not in result.output and (result.exception is None or type(result.exception) is SystemExit)
+        return result
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"mode": "baseline"}, {"mode": "lookup", "max_draft": 3}, {"temperature": 1.0, "top_k": 5, "seed": 3}],
+)
+def test_piped_output_is_the_text_alone(command, golden, options):
+    args = [part for name, value in options.items() for part in (f"--{name.replace('_', '-')}", value)]
+    result = command("generate", "--golden", "--prompt", PROMPT, "--max-tokens", 40, *args)
+    assert result.exit_code == 0 and result.stderr == ""
+    assert result.stdout == lab.generate(golden, PROMPT, max_tokens=40, **{"mode": "dspark", **options}).text + "\n"
+
+
+def test_prompt_from_stdin(command):
+    by_option = command("generate", "--golden", "--prompt", PROMPT, "--max-tokens", 20)
+    assert command("generate", "--golden", "--max-tokens", 20, stdin=PROMPT + "\n").stdout == by_option.stdout
+
+
+def test_json_adds_up(command, golden):
+    expected = lab.generate(golden, PROMPT, "dspark", max_tokens=40, confidence_threshold=0.5, max_draft=5)
+    options = ("--confidence-threshold", 0.5, "--max-draft", 5, "--max-tokens", 40, "--json")
+    record = json.loads(command("generate", "--golden", "--prompt", PROMPT, *options).stdout)
+    rounds = [lab.Round.from_dict(r) for r in record["rounds"]]
+    assert record["tokens"] == expected.tokens == [token for r in rounds for token in r.committed]
+    assert record["text"] == expected.text == "".join(r.text for r in rounds)
+    assert record["finish_reason"] == expected.finish_reason
+    assert record["passes"] == len(rounds) == len(expected.rounds)
+    assert record["mean_accepted_length"] == pytest.approx(40 / len(rounds))
+    assert record["tokens_per_sec"] == pytest.approx(40 / sum(r.seconds for r in rounds))
+
+
+def test_terminal_shows_fates(command):
+    """Coloured on a terminal; with NO_COLOR the same characters, without one escape code."""
+    args = ("generate", "--golden", "--prompt", PROMPT, "--max-tokens", 40)
+    coloured, plain = command(*args, env=TERMINAL).stdout, command(*args, env={**TERMINAL, "NO_COLOR": "1"}).stdout
+    assert "\x1b[" in coloured and "\x1b" not in plain
+    for glyph, fate in (("·", "accepted"), ("×", "rejected"), ("→", "correction"), ("+", "bonus")):
+        assert f"{glyph} {fate}" in plain
+    assert "→r·e×s→t·u·r×e→n" in plain and "40 tokens in" in plain
+    drawn = re.sub(r"\x1b\[[0-9;]*m", "", coloured)
+    assert drawn.splitlines()[:-1] == plain.splitlines()[:-1]  # the last line has the seconds
+
+
+def test_fates(golden):
+    """Each committed token once, in order, and before every correction the rejected draft."""
+    rounds = lab.generate(golden, PROMPT, "dspark", max_tokens=60).rounds
+    for r in rounds:
+        shown = fates(r)
+        assert [token for token, fate in shown if fate != "rejected"] == r.committed
+        assert sum(fate == "accepted" for _, fate in shown) == r.accepted
+        assert shown[-1] == (r.committed[-1], r.ending if r.drafted else None)
+        if r.ending == "correction":
+            assert shown[-2] == (r.drafted[r.accepted], "rejected")
+    assert {r.ending for r in rounds} == {"correction", "bonus"}
+    counts = legend(rounds).plain
+    assert f"accepted {sum(r.accepted for r in rounds)} " in counts
+    assert f"rejected {sum(r.ending == 'correction' for r in rounds)} " in counts
+
+
+@pytest.mark.parametrize("draft_length", [0, 2, 7])
+@pytest.mark.parametrize("wrong", [(), range(1, 60, 5)])
+def test_pieces_join_to_the_text(draft_length, wrong):
+    """Characters of several tokens are drawn whole, whatever the rounds; the stop token is drawn as what it is."""
+    text = "  naïve 日本 🙂, one!"
+    rounds = lab.generate(text_pair("x", text, draft_length, wrong), "x", "scripted", chat=False).rounds
+    ribbon = Ribbon(byte_tokenizer().decode)
+    assert "".join(ribbon.plain(r).plain for r in rounds) == text + "<end>"
+
+
+def test_stop_token_inside_a_draft():
+    """Nothing of the target's own follows."""
+    (only,) = lab.generate(text_pair("x", "abc"), "x", "scripted", chat=False).rounds
+    assert fates(only) == [(97, "accepted"), (98, "accepted"), (99, "accepted"), (256, "accepted")]
+
+
+def test_control_characters_do_not_reach_the_terminal():
+    rounds = lab.generate(text_pair("x", "a\x1b[2J\r\x07b", 3), "x", "scripted", chat=False).rounds
+    ribbon = Ribbon(byte_tokenizer().decode)
+    assert "".join(ribbon.plain(r).plain for r in rounds) == "a␛[2J␍␇b<end>"
+
+
+def test_race(command, golden):
+    result = command("race", "--golden", "--prompt", PROMPT, "--max-tokens", 40)
+    passes = len(lab.generate(golden, PROMPT, "dspark", max_tokens=40).rounds)
+    assert result.exit_code == 0 and result.stderr == "" and "\x1b" not in result.stdout
+    lines = [" ".join(line.strip("│").split()) for line in result.stdout.splitlines()]
+    assert "tokens 40 40 the same, one for one" in lines
+    assert f"passes 40 {passes} {40 / passes:.2f} tokens a pass" in lines
+    assert any(re.fullmatch(r"seconds \d+\.\d\d \d+\.\d\d", line) for line in lines)
+    assert any(re.fullmatch(r"tokens a second \d+ \d+ \d+\.\d\d times as fast", line) for line in lines)
+    assert result.stdout.count("finished") == 2  # the last picture alone
+
+
+def test_race_without_arguments(command, golden, monkeypatch):
+    monkeypatch.setattr(lab, "load_pair", lambda target, drafter: golden)
+    result = command("race", env=TERMINAL)
+    assert result.exit_code == 0 and "the same, one for one" in result.stdout
+    assert cli.HARDER in result.stdout
+
+
+def test_race_above_temperature_0(command):
+    result = command("race", "--golden", "--prompt", PROMPT, "--max-tokens", 20, "--temperature", 1, "--max-draft", 2)
+    assert "the same law, not the same text" in " ".join(result.stdout.replace("│", "").split())
+    assert "one for one" not in result.stdout
+
+
+def finished_lane(mode, prompt, rounds):
+    """A lane whose race is over."""
+    return Lane(mode, prompt, iter(()), rounds=rounds)
+
+
+def test_race_explains_a_difference(golden):
+    """Where tokens differ, the two largest logits there are the target's own after everything before."""
+    prompt = golden.tokenizer.encode(PROMPT)
+    rounds = [lab.generate(golden, prompt, mode, max_tokens=20).rounds for mode in ("baseline", "dspark")]
+    lanes = [finished_lane(mode, prompt, r) for mode, r in zip(("baseline", "dspark"), rounds)]
+    assert compare(golden, lanes, 0.0) == ("the same, one for one", "")
+    tokens = lanes[0].tokens
+    rounds[0][9].committed = [tokens[9] + 1]
+    same, why = compare(golden, lanes, 0.0)
+    second, first = sorted(golden.target.model(mx.array([prompt + tokens[:9]]))[0, -1].tolist())[-2:]
+    assert same == "different from token 10 on"
+    assert f"{first - second:.2g} apart, which is no tie" in why
+    assert f"is {chr(tokens[9] + 1)!r} in plain decoding and {chr(tokens[9])!r} in dspark" in why
+
+
+def test_turns():
+    """The lane whose clock is behind goes next, and a lane that has finished no more."""
+    order = []
+
+    def rounds(name, seconds):
+        for i, duration in enumerate(seconds):
+            order.append(name)
+            reason = "length" if i + 1 == len(seconds) else None
+            yield lab.Round(0, [], [], 0, [], [], None, 0, [1], "bonus", duration, 0.0, 0.0, reason)
+
+    lanes = [Lane(name, [0], rounds(name, seconds)) for name, seconds in (("a", [2.0] * 3), ("b", [3.0, 0.5, 4.0]))]
+    assert sum(1 for _ in run(lanes)) == 6
+    assert "".join(order) == "ababba"  # the clocks: 0 0, 2 0, 2 3, 4 3, 4 3.5, 4 7.5, 6 7.5
+    assert [lane.seconds for lane in lanes] == [6.0, 7.5]
+
+
+@pytest.mark.parametrize("width", [36, 80, 120])
+def test_race_fits_the_terminal(golden, width):
+    """Never wider than the terminal, and no higher than asked; without a height all the text is there."""
+    console = Console(width=width, file=StringIO())
+    rounds = lab.generate(golden, PROMPT, "dspark", max_tokens=200).rounds
+    tracks = [Track(finished_lane("dspark", [0], rounds), golden.tokenizer.decode) for _ in range(2)]
+    lines = console.render_lines(race_frame(tracks, console, height=3), pad=False)
+    assert len(lines) == 3 + 5
+    assert all(sum(segment.cell_length for segment in line) <= width for line in lines)
+    assert len(console.render_lines(race_frame(tracks, console))) > 3 + 5
+
+
+@pytest.mark.parametrize(
+    "args, message",
+    [
+        (["generate", "--model", "nowhere", "--prompt", "x"], "'nowhere' is no folder on this machine"),
+        (["generate", "--golden", "--prompt", ""], "the prompt is empty"),
+        (["generate", "--golden", "--prompt", "x", "--mode", "eagle3"], "it has baseline, lookup, dspark"),
+        (["generate", "--golden", "--prompt", "x", "--max-tokens", "0"], "give a whole number of at least 1"),
+        (["generate", "--golden", "--prompt", "x", "--max-tokens", "many"], "Invalid value for '--max-tokens'"),
+        (["generate", "--golden", "--prompt", "x", "--temperature", "-1"], "temperature is -1.0"),
+        (["generate", "--golden", "--prompt", "x", "--top-p", "0"], "top_p is 0.0"),
+        (["generate", "--golden", "--prompt", "x", "--max-draft", "8"], "from 0 to 7"),
+        (["race", "--golden", "--max-draft", "8"], "from 0 to 7"),
+        (["race", "--golden", "--prompt", ""], "the prompt is empty"),
+        (["race", "--nonsense"], "No such option: --nonsense"),
+        (["train", "lab"], "Missing option '--out'; see: dspark-lab train lab --help"),
+        (["nonsense"], "No such command 'nonsense'; see: dspark-lab --help"),
+        (["export", "--model", "nowhere", "--out", "there"], "'nowhere' is no folder on this machine"),
+    ],
+)
+def test_bad_input_is_a_sentence(command, args, message):
+    result = command(*args)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith("dspark-lab: ") and message in result.stderr
+
+
+def test_failure_is_a_sentence(command, monkeypatch):
+    def fail(*args, **options):
+        raise RuntimeError("the disk is full")
+
+    monkeypatch.setattr(lab, "load_pair", fail)
+    result = command("generate", "--prompt", "x")
+    assert (result.exit_code, result.stderr) == (1, "dspark-lab: RuntimeError: the disk is full\n")
+
+
+@pytest.mark.parametrize("env", [PLAIN, TERMINAL])
+def test_interruption_keeps_the_text(command, golden, monkeypatch, env):
+    rounds = lab.generate(golden, PROMPT, "dspark", max_tokens=40).rounds[:3]
+
+    def stream(*args, **options):
+        yield from rounds
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(lab, "stream", stream)
+    result = command("generate", "--golden", "--prompt", PROMPT, env={**env, "NO_COLOR": "1"})
+    assert (result.exit_code, result.stderr) == (130, "")
+    ribbon = Ribbon(golden.tokenizer.decode)
+    shown = [r.text if env is PLAIN else ribbon.marked(r).plain for r in rounds]
+    assert result.stdout.rstrip("\n") == "".join(shown).rstrip("\n")
+
+
+def test_help_imports_nothing_heavy():
+    """Every command's help, in a process of its own."""
+    program = """
+import sys
+from io import StringIO
+from typer.testing import CliRunner
+from dspark_lab.cli import app
+commands = "generate race pairs export bench notebooks train".split()
+for args in ([], *([name] for name in commands if name != "bench"), ["train", "lab"]):
+    result = CliRunner().invoke(app, [*args, "--help"])
+    assert result.exit_code == 0 and "Usage" in result.stdout, args
+    assert args or all(name in result.stdout for name in commands)
+print(*{"mlx_lm", "transformers", "torch", "scipy", "matplotlib", "pandas"} & sys.modules.keys())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("\n", "")
+
+
+def test_pairs(command, lab_folder, monkeypatch):
+    monkeypatch.setattr(dspark_lab.pair, "WEIGHTS", lab_folder)
+    result = command("pairs", env={**PLAIN, "COLUMNS": "120"})
+    assert result.exit_code == 0
+    for words in (["target: 6 layers of 64", "vocabulary 128"], ["dspark", "vanilla Markov head and confidence head"]):
+        assert any(all(word in line for word in words) for line in result.stdout.splitlines())
+    assert all(mode in result.stdout for mode in lab.load_pair(lab_folder).modes)
+
+
+def test_pairs_without_weights(command, tmp_path, monkeypatch):
+    monkeypatch.setattr(dspark_lab.pair, "WEIGHTS", tmp_path)
+    result = command("pairs")
+    assert result.exit_code == 2 and "make them with `dspark-lab train lab --out DIR`" in result.stderr
+
+
+def test_parameters_of_quantized_weights(lab_folder, golden_folder):
+    """As many as before they were packed."""
+    for mode, name in (("dspark", "dspark_vanilla"), ("dflash16", "zlab_dflash_b16")):
+        whole = mx.load(str(golden_folder / name / "model.safetensors"))
+        expected = sum(t.size for key, t in whole.items() if not key.startswith(("embed_tokens", "lm_head")))
+        assert parameters(lab_folder / mode / "model.safetensors", 8) == expected
+
+
+def test_export(command, lab_folder, tmp_path):
+    result = command("export", "--model", lab_folder, "--out", tmp_path / "new")
+    folders = [tmp_path / "new" / name for name in ("dflash", "dflash16", "dspark", "eagle3", "target")]
+    assert result.stdout.split() == [str(folder) for folder in folders]
+    assert all((folder / "model.safetensors").is_file() for folder in folders)
+
+
+def test_train_lab(command, tmp_path, monkeypatch):
+    """The command hands its options on; the recipe has tests of its own."""
+    called, recipe = [], ModuleType("dspark_lab.train.lab")
+    recipe.train_lab = lambda out, tiny, text_dir: called.append((out, tiny, text_dir))
+    monkeypatch.setitem(sys.modules, "dspark_lab.train.lab", recipe)
+    assert command("train", "lab", "--out", tmp_path, "--tiny", "--text-dir", tmp_path / "text").exit_code == 0
+    assert called == [(tmp_path, True, tmp_path / "text")]
+
+
+def test_bench_is_mounted(command, monkeypatch):
+    """With its own options and help; its bad input is reported like any other."""
+    benchmarks, called = ModuleType("dspark_lab.bench"), []
+    benchmarks.app = typer.Typer(rich_markup_mode=None)
+    benchmarks.app.callback()(lambda: None)
+
+    @benchmarks.app.command()
+    def speed(prompts: int = 20):
+        called.append(prompts)
+
+    monkeypatch.setitem(sys.modules, "dspark_lab.bench", benchmarks)
+    assert command("bench", "speed", "--prompts", 3).exit_code == 0 and called == [3]
+    assert "speed" in command("bench", "--help").stdout
+    assert "--prompts" in command("bench", "speed", "--help").stdout
+    result = command("bench", "speed", "--prompts", "few")
+    assert result.exit_code == 2 and "dspark-lab bench speed --help" in result.stderr
+
+
+def test_notebooks_keep_what_the_reader_wrote(command, tmp_path, monkeypatch):
+    course, copy, opened = tmp_path / "course", tmp_path / "copy", []
+    (course / "exercises").mkdir(parents=True)
+    (course / "00_race.ipynb").write_text("new")
+    (course / "exercises" / "01.ipynb").write_text("new")
+    copy.mkdir()
+    (copy / "00_race.ipynb").write_text("mine")
+    monkeypatch.setattr(cli, "find_course", lambda: course)
+    monkeypatch.setattr(subprocess, "call", lambda args: opened.append(args) or 0)
+    assert command("notebooks", "--to", copy).exit_code == 0
+    assert (copy / "00_race.ipynb").read_text() == "mine"
+    assert (copy / "exercises" / "01.ipynb").read_text() == "new"
+    assert opened == [[sys.executable, "-m", "jupyterlab", str(copy)]]
+
+
+def test_notebooks_that_are_not_there_yet(command, monkeypatch):
+    monkeypatch.setattr(cli, "find_course", lambda: None)
+    result = command("notebooks")
+    assert result.exit_code == 1 and "not part of this version yet" in result.stderr

@@ -1,0 +1,191 @@
+"""The loop's bookkeeping, on a target and a drafter that follow a script (tests/fakes.py)."""
+
+import sys
+
+import mlx.core as mx
+import pytest
+from fakes import VOCAB, ScriptedDrafter, ScriptedTarget
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dspark_lab.decode import decode
+from dspark_lab.drafters import Lookup, NoDrafter
+from dspark_lab.sampling import Sampling
+from dspark_lab.schedule import Cap, SurvivalThreshold, Threshold, WholeDraft
+
+SCRIPT = [(37 * n * n + 11 * n) % 251 for n in range(200)]  # no token twice in a row
+PROMPT = SCRIPT[:4]
+
+
+def run(drafter, script=SCRIPT, prompt=PROMPT, schedule=None, max_tokens=20, stop_tokens=()):
+    """The rounds of a greedy text; after each, both caches hold the prompt and all committed tokens but the last."""
+    target, rounds, text = ScriptedTarget(script), [], list(prompt)
+    for r in decode(target, drafter, prompt, sampling=Sampling(), schedule=schedule or WholeDraft(),
+                    max_tokens=max_tokens, stop_tokens=stop_tokens, key=mx.random.key(0)):  # fmt: skip
+        assert r.anchor == text[-1]
+        text += r.committed
+        assert target.cache[0].tokens == text[:-1]
+        if isinstance(drafter, ScriptedDrafter):
+            assert drafter.cache == text[:-1]
+        rounds.append(r)
+    assert target.passes == len(rounds) + (len(prompt) > 1)
+    return rounds
+
+
+def committed(rounds):
+    return [token for r in rounds for token in r.committed]
+
+
+@pytest.mark.parametrize("position", [1, 2, 4, 6, 7])
+def test_rejection(position):
+    """The drafts before it stand, the target's own token corrects it, and the next round starts there."""
+    first, second, *_ = run(ScriptedDrafter(SCRIPT, wrong={len(PROMPT) + position - 1}))
+    assert (first.accepted, first.scheduled, first.ending) == (position - 1, 7, "correction")
+    assert first.committed == SCRIPT[4 : 4 + position]
+    assert first.drafted[: position - 1] == SCRIPT[4 : 3 + position]
+    assert first.target_probs == pytest.approx([1.0] * (position - 1) + [0.0] + [1.0] * (7 - position))
+    assert first.overlap == pytest.approx(first.target_probs)  # p and q are one-hot
+    assert first.draft_probs == [1.0] * 7
+    assert second.anchor == SCRIPT[3 + position]
+
+
+def test_full_acceptance():
+    rounds = run(ScriptedDrafter(SCRIPT), max_tokens=24)
+    assert [(r.accepted, r.ending, r.accepted_length) for r in rounds] == [(7, "bonus", 8)] * 3
+    assert committed(rounds) == SCRIPT[4:28]
+    assert [r.finish_reason for r in rounds] == [None, None, "length"]
+
+
+@pytest.mark.parametrize("position", [1, 3, 7])
+def test_stop_token_inside_a_draft(position):
+    """It ends the text, and the accepted drafts behind it are forgotten."""
+    stop = SCRIPT[3 + position]
+    (only,) = run(ScriptedDrafter(SCRIPT), stop_tokens={stop})
+    assert (only.accepted, only.ending, only.finish_reason) == (7, "stop", "stop")
+    assert only.committed == SCRIPT[4 : 4 + position]
+
+
+@pytest.mark.parametrize(("wrong", "ending"), [({6}, "correction"), ((), "bonus")])
+def test_stop_token_of_the_targets_own(wrong, ending):
+    """A correction or a bonus may be the stop token; the round is still named for what it was."""
+    stop = SCRIPT[6] if wrong else SCRIPT[11]
+    (only,) = run(ScriptedDrafter(SCRIPT, wrong=wrong), stop_tokens={stop})
+    assert (only.committed[-1], only.ending, only.finish_reason) == (stop, ending, "stop")
+
+
+@pytest.mark.parametrize("drafter", [ScriptedDrafter(SCRIPT), NoDrafter(), Lookup(VOCAB)])
+def test_prompt_of_one_token(drafter):
+    assert committed(run(drafter, prompt=SCRIPT[:1])) == SCRIPT[1:21]
+
+
+@pytest.mark.parametrize("wrong", [(), range(200), range(5, 200, 3)], ids=["right", "wrong", "third"])
+def test_max_tokens_is_met_exactly(wrong):
+    for n in range(1, 41):
+        rounds = run(ScriptedDrafter(SCRIPT, wrong=set(wrong)), max_tokens=n)
+        assert committed(rounds) == SCRIPT[4 : 4 + n]
+        assert rounds[-1].finish_reason == "length"
+        assert all(r.draft_length < n for r in rounds)  # nothing is drafted that could not be kept
+
+
+@pytest.mark.parametrize(
+    ("schedule", "drafted", "scheduled"),
+    [
+        (WholeDraft(), 7, 7),
+        (Cap(3), 3, 3),
+        (Cap(0), 0, 0),
+        (Cap(9), 7, 7),
+        (Threshold(0.6), 7, 2),
+        (Threshold(0.6, max_draft=1), 1, 1),
+        (Threshold(0.95), 7, 0),
+        (SurvivalThreshold(0.7), 7, 1),
+        (SurvivalThreshold(0.3), 7, 3),
+    ],
+)
+def test_schedule(schedule, drafted, scheduled):
+    """A cap shortens the draft, a threshold what is verified of it; what was not verified was not rejected."""
+    confidence = [0.9, 0.7, 0.5, 0.1, 1.0, 1.0, 1.0]
+    first = run(ScriptedDrafter(SCRIPT, confidence=confidence), schedule=schedule)[0]
+    assert (first.draft_length, first.scheduled, first.accepted) == (drafted, scheduled, scheduled)
+    assert len(first.target_probs) == len(first.overlap) == scheduled
+    assert len(first.draft_probs) == drafted
+    assert first.ending == "bonus"
+    if drafted:
+        assert first.confidence == pytest.approx(confidence[:drafted])
+
+
+def test_every_round_is_timed_and_whole_distributions_are_kept_only_on_request():
+    arguments = {"sampling": Sampling(), "schedule": WholeDraft(), "max_tokens": 8, "key": mx.random.key(0)}
+    (plain,) = decode(ScriptedTarget(SCRIPT), ScriptedDrafter(SCRIPT), PROMPT, **arguments)
+    (kept,) = decode(ScriptedTarget(SCRIPT), ScriptedDrafter(SCRIPT), PROMPT, **arguments, keep_probs=True)
+    assert min(plain.draft_seconds, plain.verify_seconds, plain.other_seconds) > 0
+    assert plain.p is None and plain.q is None
+    assert kept.p.shape == (8, VOCAB) and kept.q.shape == (7, VOCAB)
+    assert type(plain).from_dict(kept.to_dict()).committed == plain.committed
+
+
+tokens = st.integers(0, 5)  # few, so that stop tokens and repetitions are common
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    script=st.lists(tokens, min_size=50, max_size=50),
+    wrong=st.sets(st.integers(0, 49)),
+    prompt_length=st.integers(1, 6),
+    draft_length=st.integers(1, 8),
+    max_tokens=st.integers(1, 30),
+    confidence=st.none() | st.lists(st.floats(0, 1), min_size=8, max_size=8),
+    schedule=st.one_of(
+        st.just(WholeDraft()),
+        st.builds(Cap, st.integers(0, 9)),
+        st.builds(Threshold, st.floats(0, 1), st.none() | st.integers(0, 9)),
+        st.builds(SurvivalThreshold, st.floats(0, 1), st.none() | st.integers(0, 9)),
+    ),
+    stop_tokens=st.sets(tokens, max_size=2),
+)
+def test_greedy_output_is_plain_decodings(
+    script, wrong, prompt_length, draft_length, max_tokens, confidence, schedule, stop_tokens
+):
+    prompt = script[:prompt_length]
+    expected = script[prompt_length : prompt_length + max_tokens]
+    ends = [i for i, token in enumerate(expected) if token in stop_tokens]
+    expected, reason = (expected[: ends[0] + 1], "stop") if ends else (expected, "length")
+    for drafter in (ScriptedDrafter(script, draft_length, wrong, confidence), NoDrafter(), Lookup(VOCAB)):
+        rounds = run(drafter, script, prompt, schedule, max_tokens, stop_tokens)
+        assert committed(rounds) == expected
+        assert [r.finish_reason for r in rounds] == [None] * (len(rounds) - 1) + [reason]
+        for r in rounds:
+            assert r.scheduled <= r.draft_length <= drafter.draft_length
+            assert r.accepted <= r.scheduled
+            assert r.accepted_length <= r.accepted + 1
+            assert (r.ending == "stop") == (r.accepted_length <= r.accepted)
+
+
+@pytest.mark.parametrize("mode", ["baseline", "lookup", "dspark", "dflash", "dflash16", "eagle3"])
+def test_real_caches(golden, monkeypatch, mode):
+    """The golden target's cache, and its drafters' own, hold the prompt and the committed tokens but the last."""
+    drafter, prompt = golden.drafter(mode), golden.tokenizer.encode("def encode(self, input):")
+    caches = golden.target.new_cache(), drafter.new_cache()
+    monkeypatch.setattr(golden.target, "new_cache", lambda rollback: caches[0])
+    monkeypatch.setattr(drafter, "new_cache", lambda: caches[1])
+    held, own = len(prompt) - 1, caches[1]
+    for r in decode(golden.target, drafter, prompt, sampling=Sampling(), schedule=WholeDraft(), max_tokens=40,
+                    key=mx.random.key(0)):  # fmt: skip
+        held += r.accepted_length
+        assert {layer.offset for layer in caches[0]} == {held}
+        if mode == "lookup":
+            assert len(own) == held
+        elif mode == "eagle3":  # the last feature waits for the token it is paired with
+            assert own.kv.offset == held - 1
+        elif mode != "baseline":
+            assert {layer.offset for layer in own} == {held}
+
+
+@pytest.mark.parametrize("mode", ["baseline", "dspark", "eagle3"])
+def test_prefill_in_steps(golden, monkeypatch, mode):
+    """A long prompt goes in some tokens at a time, with the same result."""
+    prompt = golden.tokenizer.encode("def encode(self, input, errors='strict'):")
+    arguments = {"sampling": Sampling(), "schedule": WholeDraft(), "max_tokens": 20, "key": mx.random.key(0)}
+    whole = list(decode(golden.target, golden.drafter(mode), prompt, **arguments))
+    monkeypatch.setattr(sys.modules["dspark_lab.decode"], "PREFILL_STEP", 7)
+    steps = list(decode(golden.target, golden.drafter(mode), prompt, **arguments))
+    assert [(r.drafted, r.committed) for r in steps] == [(r.drafted, r.committed) for r in whole]

@@ -245,7 +245,7 @@ def notebooks(to: Annotated[Path, typer.Option(help="The folder for your copy.")
         fail("the course's notebooks are not part of this version yet; they come with a later one", 1)
     for source in sorted(path for path in course.rglob("*") if path.is_file()):
         copy = to / source.relative_to(course)
-        if True:
+        if not copy.exists():
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(source, copy)
     raise typer.Exit(subprocess.call([sys.executable, "-m", "jupyterlab", str(to)]))

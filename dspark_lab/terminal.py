@@ -84,7 +84,7 @@ def legend(rounds):
         line.append(f"{glyph} {fate} {shown.count(fate)}", style.replace("strike ", ""))
         line.append("   ")
     unused = sum(r.draft_length for r in rounds) - shown.count("accepted") - shown.count("rejected")
-    return line.append(f"({unused} more drafted, behind a rejection or not verified)")
+    return line.append(f"({unused} more drafted, behind a rejection or a stop, or not verified)")
 
 
 def summary(rounds):
@@ -122,10 +122,9 @@ class Track:
         lengths = [r.accepted_length for r in lane.rounds][-(width - 4) :]
         bars = "".join(BARS[(n - 1) * (len(BARS) - 1) // max(best - 1, 1)] for n in lengths)
         clock = f"{lane.seconds:5.2f} s   {len(lane.tokens)} tokens   {len(lane.rounds)} passes"
+        clock = Text(clock, "bold", no_wrap=True, overflow="ellipsis")
         return Panel(
-            Group(
-                Text("\n").join(lines), "", Text(bars, colour), Text(clock, "bold", no_wrap=True, overflow="ellipsis")
-            ),
+            Group(Text("\n").join(lines), "", Text(bars, colour), clock),
             title=f"{name_of(lane)}{', finished' if lane.finished else ''}",
             border_style=colour if lane.finished else "",
             width=width,
@@ -170,4 +169,5 @@ def verdict(lanes, same, explanation):
         f"{length:.2f} times as many tokens: {length:.2f} / {length * slow / fast:.2f} = {fast / slow:.2f}."
     )
     style = FATES["accepted" if fast > slow else "correction"][1]
-    return Panel(Group(table, "", *filter(None, (explanation, reason))), title="verdict", border_style=style)
+    sentences = [Text(sentence) for sentence in (explanation, reason) if sentence]
+    return Panel(Group(table, "", *sentences), title="verdict", border_style=style)

@@ -94,35 +94,38 @@ class RolloutContext:
         return mx.concatenate(self.keys, axis=2), mx.concatenate(self.values, axis=2)
 
 
-def eagle3_loss(drafter, logits, hidden, tokens, starts, ends):
+def eagle3_loss(drafter, logits, hidden, tokens, anchors, ends):
     """EAGLE-3's loss: cross-entropy to p at each of ``draft_length`` steps on its own features (test-time training).
 
     Row i of step j holds feature i (the target's at step 0, the layer's own later) and token i + 1 + j, and predicts
-    token i + 2 + j. It sees the true features up to i and, of the later steps, its own row.
+    token i + 2 + j. It sees the true features up to i and, of the later steps, its own row. All rows are computed, for
+    each is a feature to later ones; the loss is taken where token i + 1 is one of the ``anchors`` (B, A).
     """
-    B, L = tokens.shape
+    L = tokens.shape[1]
     feature, context = drafter.fc(hidden.astype(drafter.fc.weight.dtype)), RolloutContext()
     causal, own, mask = mx.tri(L, dtype=mx.bool_), mx.eye(L, dtype=mx.bool_), None
+    rows = mx.maximum(anchors - 1, 0)
     loss, weight, overlaps, valids = 0.0, 0.0, [], []
     for j in range(drafter.draft_length):
         mask = causal if mask is None else mx.concatenate([mask, own], axis=1)
-        here = mx.minimum(mx.arange(L) + 1 + j, L - 1)  # the position of the token each row is given
-        feature = drafter.layers[0](drafter.embed(tokens[:, here]), feature, context, mask)
-        draft_logits = drafter.base_logits(drafter.norm(feature)).astype(mx.float32)
-        p = mx.softmax(logits[:, here].astype(mx.float32), axis=-1)
-        q = mx.softmax(draft_logits, axis=-1)
-        valid = (mx.arange(L) + 1 >= starts[:, None]) & (mx.arange(L) + 2 + j < ends[:, None])
+        given = mx.minimum(mx.arange(L) + 1 + j, L - 1)  # the position of the token each row is given
+        feature = drafter.layers[0](drafter.embed(tokens[:, given]), feature, context, mask)
+        chosen = mx.take_along_axis(feature, rows[..., None], axis=1)
+        draft_logits = drafter.base_logits(drafter.norm(chosen)).astype(mx.float32)  # (B, A, vocab)
+        place = mx.minimum(rows + 1 + j, L - 1)
+        p = mx.softmax(mx.take_along_axis(logits, place[..., None], axis=1).astype(mx.float32), axis=-1)
+        valid = rows + 2 + j < ends[:, None]
         entropy = mx.logsumexp(draft_logits, axis=-1) - mx.sum(p * draft_logits, axis=-1)
         loss = loss + STEP_DECAY**j * mx.sum(entropy * valid)
         weight = weight + STEP_DECAY**j * mx.sum(valid)
-        overlaps.append(mx.stop_gradient(mx.sum(mx.minimum(p, q), axis=-1)))
+        overlaps.append(mx.stop_gradient(mx.sum(mx.minimum(p, mx.softmax(draft_logits, axis=-1)), axis=-1)))
         valids.append(valid)
-    stack = [mx.stack(rows, axis=-1).reshape(B * L, -1) for rows in (overlaps, valids)]
-    return loss / mx.maximum(weight, 1e-6), *stack
+    stacked = [mx.stack(steps, axis=-1).reshape(anchors.size, -1) for steps in (overlaps, valids)]
+    return loss / mx.maximum(weight, 1e-6), *stacked
 
 
-def drafter_loss(weights, drafter, logits, hidden, tokens, anchors, starts, ends):
-    """The loss of any drafter on a batch, its overlaps sum(min(p, q)) (N, γ) and where they count (N, γ)."""
+def drafter_loss(weights, drafter, logits, hidden, tokens, anchors, ends):
+    """The loss of any drafter on a batch, its overlaps sum(min(p, q)) (B * A, γ) and where they count (B * A, γ)."""
     if isinstance(drafter, Eagle3):
-        return eagle3_loss(drafter, logits, hidden, tokens, starts, ends)
+        return eagle3_loss(drafter, logits, hidden, tokens, anchors, ends)
     return block_drafter_loss(weights, drafter, logits, hidden, tokens, anchors, ends)

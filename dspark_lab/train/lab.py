@@ -16,7 +16,7 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten
 from mlx_lm.tuner.utils import load_adapters
-from mlx_lm.utils import dequantize_model, load_model, save_config, save_model
+from mlx_lm.utils import dequantize_model, load_model, save_config
 
 from dspark_lab.drafters import DRAFTERS
 from dspark_lab.drafters.config import DrafterConfig
@@ -28,7 +28,7 @@ from dspark_lab.train.respond import respond
 from dspark_lab.train.target import LORA, answer_loss, bits_per_byte, finetune, new_model, pad_chats, pretrain
 
 QUANTIZATION = {"group_size": 64, "bits": 8}
-SHARD_GB = 15 / 1024  # no file of the lab pair is larger than 15 MB
+SHARD_BYTES = 15_000_000  # no file of the lab pair is larger
 SHIPPED = ("dspark", "dflash", "dflash16", "eagle3")
 ABLATIONS = ("no_markov", "gated", "rnn")
 
@@ -182,7 +182,9 @@ def make_responses(out, recipe):
     if mx.default_device() == mx.gpu:
         model.set_dtype(mx.bfloat16)
     chats, stop = split_chats(out, heldout=False), special_ids(out)["end"]
-    rows = np.random.default_rng(recipe.seed).permutation(recipe.responses) % len(chats)
+    rng = np.random.default_rng(recipe.seed)
+    rounds = -(-recipe.responses // len(chats))  # every prompt once before any is asked again
+    rows = np.concatenate([rng.permutation(len(chats)) for _ in range(rounds)])[: recipe.responses]
     prompts = [chats[row][0][: chats[row][1]].tolist() for row in rows]
     greedy = int(len(prompts) * recipe.greedy_share)
     answers = []
@@ -229,15 +231,15 @@ def fit_drafters(drafters, target, texts, recipe, folder):
         anchors = low + (rng.random((recipe.drafter_batch, recipe.anchors)) * (high - low)).astype(np.int64)
         ids = mx.array(tokens[rows])
         logits, hidden = teach(target, recipe.taps, ids)
-        return logits, hidden, ids, mx.array(anchors), mx.array(starts[rows]), mx.array(ends[rows])
+        return logits, hidden, ids, mx.array(anchors), mx.array(ends[rows])
 
     def loss(name, drafter, *batch):
         if name == "eagle3":  # seven passes over every row: a smaller batch keeps its share of the time
             batch = [array[: recipe.eagle3_batch] for array in batch]
-        logits, hidden, ids, anchors, starts, ends = batch
+        logits, hidden, ids, anchors, ends = batch
         if name == "dflash16":  # blocks of twice the length: half as many
             anchors = anchors[:, ::2]
-        return drafter_loss(LOSSES.get(name, losses.DSPARK), drafter, logits, hidden, ids, anchors, starts, ends)[0]
+        return drafter_loss(LOSSES.get(name, losses.DSPARK), drafter, logits, hidden, ids, anchors, ends)[0]
 
     return fit(drafters, loss, batches, recipe.drafter_steps, recipe.drafter_learning_rate, folder,
                "drafters " + " ".join(drafters), weight_decay=0.01)  # fmt: skip
@@ -298,10 +300,29 @@ def quantizable(module):
 def save_folder(folder, model, config, tokenizer_folder):
     """Write an mlx-lm model folder: weights, config and tokenizer, no file above 15 MB."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_model(folder, model)
+    save_sharded(folder, dict(tree_flatten(model.parameters())))
     for file in tokenizer_folder.iterdir():
         shutil.copy(file, folder)
     save_config(config, folder / "config.json")
+
+
+def save_sharded(folder, weights):
+    """Write ``weights`` as model-00001-of-0000N.safetensors and their index, as mlx-lm reads them."""
+    shards, room = [], 0
+    for name, array in weights.items():
+        if array.nbytes > room:
+            shards.append({})
+            room = SHARD_BYTES
+        shards[-1][name] = array
+        room -= array.nbytes
+    files = [f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
+    for file, shard in zip(files, shards):
+        mx.save_safetensors(str(folder / file), shard, metadata={"format": "mlx"})
+    index = {name: file for file, shard in zip(files, shards) for name in shard}
+    metadata = {"total_size": sum(array.nbytes for array in weights.values())}
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": metadata, "weight_map": index}, indent=1) + "\n"
+    )
 
 
 def special_ids(out):

@@ -50,7 +50,7 @@ def install():
 
 def _load():
     """Find cmeel-openblas's library and load it with global symbols. Raises OSError if that cannot be done."""
-    found = sorted(_site("cmeel.prefix").glob("lib/libopenblas.so*"))
+    found = sorted(_beside_mlx("cmeel.prefix/lib/libopenblas.so*"))
     if not found:
         raise OSError("the package cmeel-openblas is not installed")
     try:
@@ -68,10 +68,9 @@ def _load_bundled_gfortran():
     Wheels rename the libraries they carry (``libgfortran-f7379c93.so.5.0.0``), and the loader matches a library that is
     already in memory by the name written inside it. So a temporary copy gets its plain name back, ``libgfortran.so.5``.
     """
-    bundled = _site("mlx_cpu.libs")
-    for quadmath in bundled.glob("libquadmath*"):  # libgfortran's own dependency, on x86-64
+    for quadmath in _beside_mlx("mlx_cpu.libs/libquadmath*"):  # libgfortran's own dependency, on x86-64
         ctypes.CDLL(str(quadmath))
-    for gfortran in bundled.glob("libgfortran*"):
+    for gfortran in _beside_mlx("mlx_cpu.libs/libgfortran*"):
         renamed = re.sub(
             rb"libgfortran-[0-9a-f-]+\.so\.5(\.\d+)*\0",
             lambda name: b"libgfortran.so.5".ljust(len(name[0]), b"\0"),
@@ -83,12 +82,15 @@ def _load_bundled_gfortran():
             ctypes.CDLL(str(copy), mode=ctypes.RTLD_GLOBAL)
 
 
-def _site(name):
-    """The folder ``name`` beside the installed package mlx; importing mlx itself would be too early."""
+def _beside_mlx(pattern):
+    """The files that match ``pattern`` in the folder that mlx is installed in; importing mlx itself would be too early.
+
+    mlx is a namespace package, so a reader's own folder of that name may stand on the path too: all are looked beside.
+    """
     spec = importlib.util.find_spec("mlx")
     if spec is None:
         raise OSError("the package mlx is not installed")
-    return Path(next(iter(spec.submodule_search_locations))).parent / name
+    return [file for place in spec.submodule_search_locations for file in Path(place).parent.glob(pattern)]
 
 
 def name():

@@ -7,7 +7,6 @@ good for nothing but seeing them run.
 
 import json
 import math
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,20 +14,27 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten
-from mlx_lm.tuner.utils import load_adapters
-from mlx_lm.utils import dequantize_model, load_model, save_config
+from mlx_lm.utils import dequantize_model, load_model
 
 from dspark_lab.drafters import DRAFTERS
 from dspark_lab.drafters.config import DrafterConfig
+from dspark_lab.pair import load_target
 from dspark_lab.target import Target
 from dspark_lab.train import corpus, losses, tokenizer
 from dspark_lab.train.drafters import drafter_loss, teach
+from dspark_lab.train.folders import (
+    QUANTIZATION,
+    responses,
+    save_drafter,
+    save_folder,
+    special_ids,
+    split_chats,
+    write_curves,
+)
 from dspark_lab.train.loop import fit, progress_bar
 from dspark_lab.train.respond import respond
 from dspark_lab.train.target import LORA, answer_loss, bits_per_byte, finetune, new_model, pad_chats, pretrain
 
-QUANTIZATION = {"group_size": 64, "bits": 8}
-SHARD_BYTES = 15_000_000  # no file of the lab pair is larger
 SHIPPED = ("dspark", "dflash", "dflash16", "eagle3")
 ABLATIONS = ("no_markov", "gated", "rnn")
 
@@ -47,19 +53,19 @@ class Recipe:
     taps: tuple = (0, 2, 4, 6, 8)
     draft_intermediate_size: int = 640
     markov_rank: int = 64
-    pretrain_epochs: int = 5
+    pretrain_epochs: float = 5
     pretrain_batch: int = 64
     length: int = 512
     learning_rate: float = 1.5e-3
     weight_decay: float = 0.5
-    finetune_epochs: int = 1
+    finetune_epochs: float = 1
     finetune_batch: int = 64
     finetune_learning_rate: float = 1e-3
     chat_length: int = 320
     response_tokens: int = 224
-    responses: int = 100_000
+    responses: int = 61_440
     greedy_share: float = 0.25
-    drafter_steps: int = 8000
+    drafter_steps: int = 3400
     drafter_batch: int = 64
     eagle3_batch: int = 16
     anchors: int = 32
@@ -71,8 +77,8 @@ class Recipe:
 LAB = Recipe()
 TINY = Recipe(
     hidden_size=64, layers=6, heads=2, kv_heads=1, head_dim=32, intermediate_size=128, taps=(0, 1, 2, 3, 4),
-    draft_intermediate_size=64, markov_rank=16, pretrain_epochs=1, pretrain_batch=8, length=128, finetune_epochs=1,
-    finetune_batch=8, chat_length=192, response_tokens=32, responses=64, drafter_steps=20, drafter_batch=4,
+    draft_intermediate_size=64, markov_rank=16, pretrain_epochs=0.25, pretrain_batch=8, length=128, finetune_epochs=0.5,
+    finetune_batch=8, chat_length=192, response_tokens=32, responses=64, drafter_steps=12, drafter_batch=4,
     eagle3_batch=2, anchors=4, problems=200,
 )  # fmt: skip
 
@@ -144,16 +150,10 @@ def make_instruct(out, recipe):
 
 
 def instruct_model(out):
-    """The fused instruct model of ``out`` in float32, as it is when it is shipped: base in 8 bits, then adapters."""
-    model, config = load_model(out / "base")
-    model = dequantize_model(model)
-    model.set_dtype(mx.float32)
-    load_adapters(model, str(out / "instruct"))
-    model.set_dtype(mx.float32)
-    fused = [(name, module.fuse()) for name, module in model.named_modules() if hasattr(module, "fuse")]
-    model.update_modules(nn.utils.tree_unflatten(fused))
-    model.freeze()
-    return model, {key: value for key, value in config.items() if "quantization" not in key}
+    """The instruct model of ``out`` in float32 as it ships, the adapters folded into the 8-bit base; and its config."""
+    target, config = load_target(out / "base", out / "instruct")
+    target.model.freeze()
+    return target.model, {key: value for key, value in config.items() if "quantization" not in key}
 
 
 def evaluate_instruct(out, recipe):
@@ -282,73 +282,3 @@ def new_drafter(config, target, seed):
         drafter.markov_head.markov_w2.weight = mx.zeros_like(drafter.markov_head.markov_w2.weight)
     mx.eval(drafter.parameters())
     return drafter
-
-
-def save_drafter(folder, drafter, config):
-    """Write ``drafter`` to ``folder`` in 8 bits where its matrices allow, float32 elsewhere."""
-    nn.quantize(drafter, **QUANTIZATION, class_predicate=lambda _, module: quantizable(module))
-    folder.mkdir(parents=True, exist_ok=True)
-    mx.save_safetensors(str(folder / "model.safetensors"), dict(tree_flatten(drafter.parameters())))
-    save_config({**config, "quantization": QUANTIZATION}, folder / "config.json")
-
-
-def quantizable(module):
-    """Whether ``module`` is a matrix whose rows divide into groups."""
-    return hasattr(module, "to_quantized") and module.weight.shape[-1] % QUANTIZATION["group_size"] == 0
-
-
-def save_folder(folder, model, config, tokenizer_folder):
-    """Write an mlx-lm model folder: weights, config and tokenizer, no file above 15 MB."""
-    folder.mkdir(parents=True, exist_ok=True)
-    save_sharded(folder, dict(tree_flatten(model.parameters())))
-    for file in tokenizer_folder.iterdir():
-        shutil.copy(file, folder)
-    save_config(config, folder / "config.json")
-
-
-def save_sharded(folder, weights):
-    """Write ``weights`` as model-00001-of-0000N.safetensors and their index, as mlx-lm reads them."""
-    shards, room = [], 0
-    for name, array in weights.items():
-        if array.nbytes > room:
-            shards.append({})
-            room = SHARD_BYTES
-        shards[-1][name] = array
-        room -= array.nbytes
-    files = [f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
-    for file, shard in zip(files, shards):
-        mx.save_safetensors(str(folder / file), shard, metadata={"format": "mlx"})
-    index = {name: file for file, shard in zip(files, shards) for name in shard}
-    metadata = {"total_size": sum(array.nbytes for array in weights.values())}
-    (folder / "model.safetensors.index.json").write_text(
-        json.dumps({"metadata": metadata, "weight_map": index}, indent=1) + "\n"
-    )
-
-
-def special_ids(out):
-    """The ids the recipe needs to know: where a turn ends, padding, the mask, and how many tokens there are."""
-    bpe = tokenizer.load_tokenizer(out / "work" / "tokenizer")
-    return {"end": bpe.token_to_id(tokenizer.END), "pad": bpe.token_to_id(tokenizer.PAD),
-            "mask": bpe.token_to_id(tokenizer.MASK), "vocab_size": bpe.get_vocab_size()}  # fmt: skip
-
-
-def split_chats(out, heldout, domain=None):
-    """The (ids, prompt length) pairs of the train or held-out chats, of one domain (an index) or all."""
-    data = dict(np.load(out / "work" / "chats.npz"))
-    rows = np.flatnonzero(data["heldout"] == heldout)
-    return [(data["tokens"][data["offsets"][i] : data["offsets"][i + 1]], data["prompt_lengths"][i])
-            for i in rows if domain is None or data["domains"][i] == domain]  # fmt: skip
-
-
-def responses(out):
-    """The (ids, prompt length) pairs of what stage 4 wrote."""
-    data = dict(np.load(out / "work" / "responses.npz"))
-    return [(data["tokens"][start:end], prompt)
-            for start, end, prompt in zip(data["offsets"], data["offsets"][1:], data["prompt_lengths"])]  # fmt: skip
-
-
-def write_curves(out, curves):
-    """Add loss curves, name -> [(step, loss)], to ``curves.json``."""
-    path = out / "curves.json"
-    known = json.loads(path.read_text()) if path.exists() else {}
-    path.write_text(json.dumps({**known, **curves}, indent=1) + "\n")

@@ -23,8 +23,11 @@ def fit(models, loss_fn, batches, steps, learning_rate, folder, title, weight_de
     means over a hundredth of the run. The state is saved to ``folder`` every minute and removed at the end; a run that
     finds one goes on from it. On a GPU the arithmetic is bfloat16; master weights and optimiser are float32 always.
     """
+    # Fused kernels are compiled one by one on first use: minutes on CUDA for a handful of drafters, for little gain,
+    # and on a CPU only with a C++ compiler. One large model trained for long is worth it.
+    fused = len(models) == 1 and mx.default_device() == mx.gpu
     trainers = {
-        name: Trainer(model, partial(loss_fn, name), steps, learning_rate, weight_decay)
+        name: Trainer(model, partial(loss_fn, name), steps, learning_rate, weight_decay, fused)
         for name, model in models.items()
     }
     progress_file = Path(folder, f"{title.replace(' ', '_')}.progress.json")
@@ -53,9 +56,9 @@ def fit(models, loss_fn, batches, steps, learning_rate, folder, title, weight_de
 
 
 class Trainer:
-    """A model, its optimiser and the compiled step that moves both."""
+    """A model, its optimiser and the step that moves both; ``fused``: compiled into fewer, larger kernels."""
 
-    def __init__(self, model, loss_fn, steps, learning_rate, weight_decay):
+    def __init__(self, model, loss_fn, steps, learning_rate, weight_decay, fused):
         warm = max(1, steps * 4 // 100)
         schedule = optim.join_schedules(
             [
@@ -70,14 +73,13 @@ class Trainer:
         self.state = [model.state, self.optimizer.state]
         gradient = nn.value_and_grad(model, partial(in_compute_type, model, loss_fn))
 
-        @partial(mx.compile, inputs=self.state, outputs=self.state)
         def step(*batch):
             loss, gradients = gradient(*batch)
             gradients, _ = optim.clip_grad_norm(gradients, 1.0)
             self.optimizer.update(model, gradients)
             return loss
 
-        self.step = step
+        self.step = mx.compile(step, inputs=self.state, outputs=self.state) if fused else step
 
 
 def in_compute_type(model, loss_fn, *batch):

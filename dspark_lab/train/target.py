@@ -37,7 +37,7 @@ def new_model(config, seed):
 def pretrain(model, stream, epochs, batch_size, length, learning_rate, weight_decay, folder, seed):
     """Next-token training on ``stream``, a long array of token ids; every epoch cuts it at other places."""
     per_epoch = (len(stream) - 1) // length - 1
-    steps = max(1, epochs * per_epoch // batch_size)
+    steps = max(1, int(epochs * per_epoch // batch_size))
 
     @lru_cache(maxsize=2)
     def starts(epoch):
@@ -70,7 +70,7 @@ def finetune(model, chats, epochs, batch_size, length, learning_rate, folder, se
     model.freeze()
     linear_to_lora_layers(model, len(model.layers), LORA)
     tokens, starts, ends = pad_chats(chats, length)
-    steps = max(1, epochs * len(chats) // batch_size)
+    steps = max(1, int(epochs * len(chats) // batch_size))
 
     def batches(step):
         rows = np.random.default_rng((seed, step)).integers(len(chats), size=batch_size)

@@ -1,0 +1,85 @@
+"""The recipe's folders: what a stage writes and the next one reads."""
+
+import json
+import shutil
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+from mlx.utils import tree_flatten
+from mlx_lm.utils import save_config
+
+from dspark_lab.train import tokenizer
+
+QUANTIZATION = {"group_size": 64, "bits": 8}
+SHARD_BYTES = 15_000_000  # no file of the lab pair is larger
+
+
+def save_drafter(folder, drafter, config):
+    """Write ``drafter`` to ``folder`` in 8 bits where its matrices allow, float32 elsewhere."""
+    nn.quantize(drafter, **QUANTIZATION, class_predicate=lambda _, module: quantizable(module))
+    folder.mkdir(parents=True, exist_ok=True)
+    mx.save_safetensors(str(folder / "model.safetensors"), dict(tree_flatten(drafter.parameters())))
+    save_config({**config, "quantization": QUANTIZATION}, folder / "config.json")
+
+
+def quantizable(module):
+    """Whether ``module`` is a matrix whose rows divide into groups."""
+    return hasattr(module, "to_quantized") and module.weight.shape[-1] % QUANTIZATION["group_size"] == 0
+
+
+def save_folder(folder, model, config, tokenizer_folder):
+    """Write an mlx-lm model folder: weights, config and tokenizer, no file above 15 MB."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_sharded(folder, dict(tree_flatten(model.parameters())))
+    for file in tokenizer_folder.iterdir():
+        shutil.copy(file, folder)
+    save_config(config, folder / "config.json")
+
+
+def save_sharded(folder, weights):
+    """Write ``weights`` as model-00001-of-0000N.safetensors and their index, as mlx-lm reads them."""
+    shards, room = [], 0
+    for name, array in weights.items():
+        if array.nbytes > room:
+            shards.append({})
+            room = SHARD_BYTES
+        shards[-1][name] = array
+        room -= array.nbytes
+    files = [f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
+    for file, shard in zip(files, shards):
+        mx.save_safetensors(str(folder / file), shard, metadata={"format": "mlx"})
+    index = {name: file for file, shard in zip(files, shards) for name in shard}
+    metadata = {"total_size": sum(array.nbytes for array in weights.values())}
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": metadata, "weight_map": index}, indent=1) + "\n"
+    )
+
+
+def special_ids(out):
+    """The ids the recipe needs to know: where a turn ends, padding, the mask, and how many tokens there are."""
+    bpe = tokenizer.load_tokenizer(out / "work" / "tokenizer")
+    return {"end": bpe.token_to_id(tokenizer.END), "pad": bpe.token_to_id(tokenizer.PAD),
+            "mask": bpe.token_to_id(tokenizer.MASK), "vocab_size": bpe.get_vocab_size()}  # fmt: skip
+
+
+def split_chats(out, heldout, domain=None):
+    """The (ids, prompt length) pairs of the train or held-out chats, of one domain (an index) or all."""
+    data = dict(np.load(out / "work" / "chats.npz"))
+    rows = np.flatnonzero(data["heldout"] == heldout)
+    return [(data["tokens"][data["offsets"][i] : data["offsets"][i + 1]], data["prompt_lengths"][i])
+            for i in rows if domain is None or data["domains"][i] == domain]  # fmt: skip
+
+
+def responses(out):
+    """The (ids, prompt length) pairs of what stage 4 wrote."""
+    data = dict(np.load(out / "work" / "responses.npz"))
+    return [(data["tokens"][start:end], prompt)
+            for start, end, prompt in zip(data["offsets"], data["offsets"][1:], data["prompt_lengths"])]  # fmt: skip
+
+
+def write_curves(out, curves):
+    """Add loss curves, name -> [(step, loss)], to ``curves.json``."""
+    path = out / "curves.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps({**known, **curves}, indent=1) + "\n")

@@ -1,9 +1,15 @@
 # ruff: noqa: E402  (OpenBLAS must be in memory before anything imports MLX)
 """Speculative decoding with DSpark, DFlash and EAGLE-3, small enough to read. The public names, nothing else."""
 
+import sys
+from pathlib import Path
+
 from . import blas
 
 blas.install()
+
+if Path(*sys.argv[:1]).name != "dspark-lab":  # the command line answers --help without it, and imports it when needed
+    import mlx_lm.utils  # noqa: F401  (most of a second, paid here rather than by the first load_pair)
 
 from dspark_lab import metrics, toy
 from dspark_lab.decode import decode

@@ -231,7 +231,7 @@ def export(out: Out, model: Model = None):
 @app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def bench(ctx: typer.Context):
     """Measure acceptance and speed on this machine."""
-    from dspark_lab.bench import app as benchmarks
+    from dspark_lab.bench.commands import app as benchmarks
 
     with typer.main.get_command(benchmarks).make_context("bench", ctx.args, parent=ctx.parent) as inner:
         inner.command.invoke(inner)

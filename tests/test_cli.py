@@ -211,7 +211,7 @@ def test_train_lab(command, tmp_path, monkeypatch):
 
 def test_bench_is_mounted(command, monkeypatch):
     """With its own options and help; its bad input is reported like any other."""
-    benchmarks, called = ModuleType("dspark_lab.bench"), []
+    benchmarks, called = ModuleType("dspark_lab.bench.commands"), []
     benchmarks.app = typer.Typer(rich_markup_mode=None)
     benchmarks.app.callback()(lambda: None)
 
@@ -219,7 +219,7 @@ def test_bench_is_mounted(command, monkeypatch):
     def speed(prompts: int = 20):
         called.append(prompts)
 
-    monkeypatch.setitem(sys.modules, "dspark_lab.bench", benchmarks)
+    monkeypatch.setitem(sys.modules, "dspark_lab.bench.commands", benchmarks)
     assert command("bench", "speed", "--prompts", 3).exit_code == 0 and called == [3]
     assert "speed" in command("bench", "--help").stdout
     assert "--prompts" in command("bench", "speed", "--help").stdout

@@ -34,10 +34,12 @@ def largest(array):
 
 
 def test_import_is_light():
-    """The command line's --help imports the package: mlx-lm, most of a second, comes with the first load_pair."""
-    program = "import sys, dspark_lab; print('mlx.core' in sys.modules, 'mlx_lm' in sys.modules)"
-    command = [sys.executable, "-W", "error", "-c", program]
-    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "True False\n"
+    """The command line's --help does not pay for mlx-lm, most of a second; a program does, at its import."""
+    for name, heavy in (("dspark-lab", False), ("lesson.py", True)):
+        program = f"import sys; sys.argv[0] = {name!r}; import dspark_lab; print(*(m in sys.modules for m in MODULES))"
+        program = f"MODULES = ('mlx.core', 'mlx_lm'); {program}"
+        command = [sys.executable, "-W", "error", "-c", program]
+        assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == f"True {heavy}\n"
 
 
 def test_layout(instruct, lab_folder):

@@ -64,7 +64,7 @@ def test_every_prompt_is_asked_before_any_is_asked_twice(trained):
 
 
 def test_training_sees_what_drafting_sees(trained):
-    """Teacher-forced draft logits at an anchor equal those of the drafter in the loop, with its cache, at that anchor."""
+    """Teacher-forced draft logits at an anchor are those of the drafter in the loop, with its cache, at that anchor."""
     pair = lab.load_pair(trained)
     ids = pair.tokenizer.encode(PROBLEM + " " + PROBLEM)
     for mode in ("dspark", "dflash", "dflash16", "eagle3"):
@@ -127,4 +127,3 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path, monkeypatch):
         run(tmp_path / "broken", breaks_at=23)
     assert run(tmp_path / "broken") == whole
     assert not list((tmp_path / "broken").iterdir())
-

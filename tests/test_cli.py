@@ -157,6 +157,7 @@ def test_help_imports_nothing_heavy():
     """Every command's help, in a process of its own."""
     program = """
 import sys
+sys.argv[0] = "dspark-lab"
 from typer.testing import CliRunner
 from dspark_lab.cli import app
 commands = "generate race pairs export bench notebooks train".split()

@@ -46,15 +46,19 @@ def head(config):
 def size(folder, config):
     """How many parameters the tensors in ``folder`` stand for, and the megabytes that they take, as two strings."""
     files = weight_files(folder, "*.safetensors")
-    count = sum(parameters(file, config.get("quantization", {}).get("bits")) for file in files)
+    count = parameters(files, config.get("quantization", {}).get("bits"))
     return f"{count / 1e6:.2f} M", f"{sum(file.stat().st_size for file in files) / 1e6:.1f} MB"
 
 
-def parameters(file, bits):
-    """The parameters in a safetensors file; of quantized ones 32 / ``bits`` are packed into each number of a weight."""
-    with safe_open(file, framework="numpy") as tensors:
-        shapes = {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118  (not a dict)
-    count = 0
+def parameters(files, bits):
+    """The parameters in safetensors ``files``; of quantized ones 32 / ``bits`` are packed into each number of a weight.
+
+    All files together: a shard may hold a weight whose scales lie in another.
+    """
+    shapes, count = {}, 0
+    for file in files:
+        with safe_open(file, framework="numpy") as tensors:
+            shapes |= {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118
     for name, shape in shapes.items():
         stem, _, kind = name.rpartition(".")
         packed = f"{stem}.scales" in shapes

@@ -191,7 +191,14 @@ def test_parameters_of_quantized_weights(lab_folder, golden_folder):
     for mode, name in (("dspark", "dspark_vanilla"), ("dflash16", "zlab_dflash_b16")):
         whole = mx.load(str(golden_folder / name / "model.safetensors"))
         expected = sum(t.size for key, t in whole.items() if not key.startswith(("embed_tokens", "lm_head")))
-        assert parameters(lab_folder / mode / "model.safetensors", 8) == expected
+        assert parameters([lab_folder / mode / "model.safetensors"], 8) == expected
+
+
+def test_parameters_of_shards(tmp_path):
+    """Whichever shard a weight's scales are in."""
+    mx.save_safetensors(str(tmp_path / "1.safetensors"), {"a.weight": mx.zeros((3, 4), mx.uint32)})
+    mx.save_safetensors(str(tmp_path / "2.safetensors"), {"a.scales": mx.zeros((3, 1)), "a.biases": mx.zeros((3, 1))})
+    assert parameters(sorted(tmp_path.iterdir()), 8) == 3 * 4 * 4
 
 
 def test_export(command, lab_folder, tmp_path):

@@ -16,16 +16,25 @@ SHARD_BYTES = 15_000_000  # no file of the lab pair is larger
 
 
 def save_drafter(folder, drafter, config):
-    """Write ``drafter`` to ``folder`` in 8 bits where its matrices allow, float32 elsewhere."""
-    nn.quantize(drafter, **QUANTIZATION, class_predicate=lambda _, module: quantizable(module))
+    """Write ``drafter`` to ``folder``: its matrices in 8 bits by the largest group they allow, the rest in float16."""
+    layers = {}
+
+    def grouping(name, module):
+        """How to quantize ``module``, or False; noted in ``layers``, for config.json must say it layer by layer."""
+        if hasattr(module, "to_quantized") and (size := group_size(module.weight.shape[-1])):
+            layers[name] = {**QUANTIZATION, "group_size": size}
+        return layers.get(name, False)
+
+    drafter.set_dtype(mx.float16)
+    nn.quantize(drafter, class_predicate=grouping)
     folder.mkdir(parents=True, exist_ok=True)
     mx.save_safetensors(str(folder / "model.safetensors"), dict(tree_flatten(drafter.parameters())))
-    save_config({**config, "quantization": QUANTIZATION}, folder / "config.json")
+    save_config({**config, "quantization": {**QUANTIZATION, **layers}}, folder / "config.json")
 
 
-def quantizable(module):
-    """Whether ``module`` is a matrix whose rows divide into groups."""
-    return hasattr(module, "to_quantized") and module.weight.shape[-1] % QUANTIZATION["group_size"] == 0
+def group_size(width):
+    """The largest group MLX quantizes by that divides rows of ``width``, or None: larger groups store fewer scales."""
+    return next((size for size in (128, 64, 32) if width % size == 0), None)
 
 
 def save_folder(folder, model, config, tokenizer_folder):

@@ -1,4 +1,4 @@
-"""The recipe of the lab pair, stage by stage: corpus, base, instruct, responses, drafters.
+"""The recipe of the lab pair, stage by stage: corpus, base, instruct, responses, drafters, a small model.
 
 Every stage writes into one folder and is skipped when its product is there, so that an interrupted run goes on where it
 stopped. ``LAB`` is what ships with the package; ``TINY`` runs the same stages in about two minutes on two cores and is
@@ -24,6 +24,7 @@ from dspark_lab.train import corpus, losses, tokenizer
 from dspark_lab.train.drafters import drafter_loss, teach
 from dspark_lab.train.folders import (
     QUANTIZATION,
+    group_size,
     responses,
     save_drafter,
     save_folder,
@@ -33,7 +34,16 @@ from dspark_lab.train.folders import (
 )
 from dspark_lab.train.loop import fit, progress_bar
 from dspark_lab.train.respond import respond
-from dspark_lab.train.target import LORA, answer_loss, bits_per_byte, finetune, new_model, pad_chats, pretrain
+from dspark_lab.train.target import (
+    LORA,
+    answer_loss,
+    bits_per_byte,
+    finetune,
+    learn_answers,
+    new_model,
+    pad_chats,
+    pretrain,
+)
 
 SHIPPED = ("dspark", "dflash", "dflash16", "eagle3")
 ABLATIONS = ("no_markov", "gated", "rnn")
@@ -63,13 +73,16 @@ class Recipe:
     finetune_learning_rate: float = 1e-3
     chat_length: int = 320
     response_tokens: int = 224
-    responses: int = 61_440
+    responses: int = 122_880
     greedy_share: float = 0.25
-    drafter_steps: int = 3400
+    drafter_steps: int = 6600
     drafter_batch: int = 64
     eagle3_batch: int = 16
     anchors: int = 32
     drafter_learning_rate: float = 1.5e-3
+    small_hidden_size: int = 128
+    small_layers: int = 3
+    small_epochs: float = 3
     problems: int = 20_000
     seed: int = 0
 
@@ -79,7 +92,7 @@ TINY = Recipe(
     hidden_size=64, layers=6, heads=2, kv_heads=1, head_dim=32, intermediate_size=128, taps=(0, 1, 2, 3, 4),
     draft_intermediate_size=64, markov_rank=16, pretrain_epochs=0.25, pretrain_batch=8, length=128, finetune_epochs=0.5,
     finetune_batch=8, chat_length=192, response_tokens=32, responses=64, drafter_steps=12, drafter_batch=4,
-    eagle3_batch=2, anchors=4, problems=200,
+    eagle3_batch=2, anchors=4, problems=200, small_hidden_size=32, small_layers=1,
 )  # fmt: skip
 
 
@@ -92,6 +105,7 @@ def train_lab(out, tiny=False, text_dir=None, drafters=SHIPPED):
     make_instruct(out, recipe)
     make_responses(out, recipe)
     make_drafters(out, recipe, drafters)
+    make_small(out, recipe)
     return out
 
 
@@ -113,8 +127,19 @@ def make_base(out, recipe):
     """Stage 2: pretrain on plain text; saved in 8 bits as an mlx-lm model folder, ``base/``."""
     if (out / "base" / "config.json").exists():
         return
-    ids = special_ids(out)
-    config = {
+    config = target_config(recipe, special_ids(out))
+    model = new_model(config, recipe.seed)
+    stream = np.load(out / "work" / "pretrain.npz")["train"]
+    curve = pretrain(model, stream, recipe.pretrain_epochs, recipe.pretrain_batch, recipe.length,
+                     recipe.learning_rate, recipe.weight_decay, out / "work", recipe.seed)  # fmt: skip
+    write_curves(out, {"base": curve})
+    nn.quantize(model, **QUANTIZATION)
+    save_folder(out / "base", model, {**config, "quantization": QUANTIZATION}, out / "work" / "tokenizer")
+
+
+def target_config(recipe, ids):
+    """The config.json of the lab target; ``ids``: what ``special_ids`` gives."""
+    return {
         "model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"], "vocab_size": ids["vocab_size"],
         "hidden_size": recipe.hidden_size, "num_hidden_layers": recipe.layers,
         "intermediate_size": recipe.intermediate_size, "num_attention_heads": recipe.heads,
@@ -123,13 +148,6 @@ def make_base(out, recipe):
         "bos_token_id": None, "eos_token_id": ids["end"], "pad_token_id": ids["pad"], "hidden_act": "silu",
         "attention_bias": False, "torch_dtype": "float32",
     }  # fmt: skip
-    model = new_model(config, recipe.seed)
-    stream = np.load(out / "work" / "pretrain.npz")["train"]
-    curve = pretrain(model, stream, recipe.pretrain_epochs, recipe.pretrain_batch, recipe.length,
-                     recipe.learning_rate, recipe.weight_decay, out / "work", recipe.seed)  # fmt: skip
-    write_curves(out, {"base": curve})
-    nn.quantize(model, **QUANTIZATION)
-    save_folder(out / "base", model, {**config, "quantization": QUANTIZATION}, out / "work" / "tokenizer")
 
 
 def make_instruct(out, recipe):
@@ -243,6 +261,26 @@ def fit_drafters(drafters, target, texts, recipe, folder):
 
     return fit(drafters, loss, batches, recipe.drafter_steps, recipe.drafter_learning_rate, folder,
                "drafters " + " ".join(drafters), weight_decay=0.01)  # fmt: skip
+
+
+def make_small(out, recipe):
+    """Stage 6: a small language model trained on the target's answers; ``small/``, an mlx-lm folder in 8 bits.
+
+    It is no drafter of ours: mlx-lm's own speculative decoding needs a whole model to draft with.
+    """
+    if (out / "small" / "config.json").exists():
+        return
+    width = recipe.small_hidden_size
+    shape = {"hidden_size": width, "num_hidden_layers": recipe.small_layers, "intermediate_size": 3 * width,
+             "num_attention_heads": width // 32, "num_key_value_heads": width // 32, "head_dim": 32}  # fmt: skip
+    config = {**target_config(recipe, special_ids(out)), **shape}
+    model = new_model(config, recipe.seed)
+    curve = learn_answers("small", model, responses(out), recipe.small_epochs, recipe.finetune_batch,
+                          recipe.chat_length, recipe.learning_rate, out / "work", recipe.seed)  # fmt: skip
+    write_curves(out, {"small": curve})
+    quantization = {**QUANTIZATION, "group_size": group_size(width)}
+    nn.quantize(model, **quantization)
+    save_folder(out / "small", model, {**config, "quantization": quantization}, out / "work" / "tokenizer")
 
 
 LOSSES = {"dflash": losses.DFLASH, "dflash16": losses.DFLASH16, "no_markov": losses.NO_MARKOV}

@@ -69,6 +69,11 @@ def finetune(model, chats, epochs, batch_size, length, learning_rate, folder, se
     mx.random.seed(seed)  # mlx-lm's LoRALinear draws its initial A from MLX's global state
     model.freeze()
     linear_to_lora_layers(model, len(model.layers), LORA)
+    return learn_answers("instruct", model, chats, epochs, batch_size, length, learning_rate, folder, seed)
+
+
+def learn_answers(name, model, chats, epochs, batch_size, length, learning_rate, folder, seed):
+    """Train what ``model`` has left trainable on the answers of ``chats``; returns the loss curve."""
     tokens, starts, ends = pad_chats(chats, length)
     steps = max(1, int(epochs * len(chats) // batch_size))
 
@@ -81,7 +86,7 @@ def finetune(model, chats, epochs, batch_size, length, learning_rate, folder, se
         answer = (places >= starts[:, None]) & (places < ends[:, None])
         return cross_entropy(model(tokens[:, :-1]), tokens[:, 1:], answer)
 
-    return fit({"instruct": model}, loss, batches, steps, learning_rate, folder, "fine-tuning")["instruct"]
+    return fit({name: model}, loss, batches, steps, learning_rate, folder, f"answers of {name}")[name]
 
 
 def answer_loss(model, chats, length, batch_size=16):

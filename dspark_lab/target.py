@@ -1,7 +1,8 @@
 """A target as a drafter sees it: logits, tapped hidden states, and a cache that can be rolled back.
 
-Any mlx-lm model will do; its own code runs, and nothing of it is patched. While a pass runs, the tapped layers of this
-one model stand behind recorders that keep what the layer returned.
+Any mlx-lm model will do; its own code runs, and nothing of it is patched. While a pass is being described to MLX, the
+layers of this one model stand behind wrappers, which keep what the tapped ones return, and start each layer's
+computation while Python goes on to describe the next.
 """
 
 from contextlib import contextmanager
@@ -44,7 +45,7 @@ class Target:
 
     def run(self, ids, cache, taps):
         """``forward`` for a batch: ``ids`` (B, n) give ``logits`` (B, n, vocab) and ``hidden`` (B, n, taps * d)."""
-        with tapped(self.model.layers, taps) as outputs:
+        with watched(self.model.layers, taps) as outputs:
             logits = self.model(ids, cache=cache)
         if -1 in taps:
             outputs[-1] = self.embed(ids)
@@ -66,29 +67,33 @@ class Target:
 
 
 @contextmanager
-def tapped(layers, taps):
-    """Inside this context the layers ``taps`` of the list ``layers`` record their outputs, by layer, in its dict."""
-    outputs = {}
-    originals = {i: layers[i] for i in taps if i >= 0}
+def watched(layers, taps):
+    """Inside this context each of ``layers`` (a list) starts computing when called; yields a dict for the ``taps``.
+
+    The dict holds the tapped layers' outputs, by layer. MLX is lazy: without a start nothing would be computed before
+    the whole pass is described, which takes Python a fifth of the time that the lab target needs for one token.
+    """
+    outputs, originals = {}, list(layers)
     try:
-        for i, layer in originals.items():
-            layers[i] = _Recorder(layer, i, outputs)
+        layers[:] = [_Watched(layer, i if i in taps else None, outputs) for i, layer in enumerate(originals)]
         yield outputs
     finally:
-        for i, layer in originals.items():
-            layers[i] = layer
+        layers[:] = originals
 
 
-class _Recorder:
-    """Stands in for a layer during one pass: calls it, keeps its output, and answers for it otherwise."""
+class _Watched:
+    """Stands in for a layer during one pass: calls it, starts it, keeps its output if tapped; answers for it."""
 
-    def __init__(self, layer, index, outputs):
-        self._layer, self._index, self._outputs = layer, index, outputs
+    def __init__(self, layer, tap, outputs):
+        self._layer, self._tap, self._outputs = layer, tap, outputs
 
     def __call__(self, *args, **kwargs):
-        output = self._layer(*args, **kwargs)
-        self._outputs[self._index] = output[0] if isinstance(output, tuple) else output
-        return output
+        result = self._layer(*args, **kwargs)
+        output = result[0] if isinstance(result, tuple) else result
+        mx.async_eval(output)
+        if self._tap is not None:
+            self._outputs[self._tap] = output
+        return result
 
     def __getattr__(self, name):
         return getattr(self._layer, name)

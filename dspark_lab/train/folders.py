@@ -12,29 +12,31 @@ from mlx_lm.utils import save_config
 from dspark_lab.train import tokenizer
 
 QUANTIZATION = {"group_size": 64, "bits": 8}
+GROUP_SIZES = (128, 64, 32)  # all that MLX quantizes by
 SHARD_BYTES = 15_000_000  # no file of the lab pair is larger
 
 
 def save_drafter(folder, drafter, config):
     """Write ``drafter`` to ``folder``: its matrices in 8 bits by the largest group they allow, the rest in float16."""
-    layers = {}
+    usual, exceptions = {**QUANTIZATION, "group_size": GROUP_SIZES[0]}, {}
 
     def grouping(name, module):
-        """How to quantize ``module``, or False; noted in ``layers``, for config.json must say it layer by layer."""
-        if hasattr(module, "to_quantized") and (size := group_size(module.weight.shape[-1])):
-            layers[name] = {**QUANTIZATION, "group_size": size}
-        return layers.get(name, False)
+        """How to quantize ``module``, or False; noted in ``exceptions``, for config.json names the unusual layers."""
+        size = group_size(module.weight.shape[-1]) if hasattr(module, "to_quantized") else None
+        if size and size != usual["group_size"]:
+            exceptions[name] = {**usual, "group_size": size}
+        return {**usual, "group_size": size} if size else False
 
     drafter.set_dtype(mx.float16)
     nn.quantize(drafter, class_predicate=grouping)
     folder.mkdir(parents=True, exist_ok=True)
     mx.save_safetensors(str(folder / "model.safetensors"), dict(tree_flatten(drafter.parameters())))
-    save_config({**config, "quantization": {**QUANTIZATION, **layers}}, folder / "config.json")
+    save_config({**config, "quantization": {**usual, **exceptions}}, folder / "config.json")
 
 
 def group_size(width):
     """The largest group MLX quantizes by that divides rows of ``width``, or None: larger groups store fewer scales."""
-    return next((size for size in (128, 64, 32) if width % size == 0), None)
+    return next((size for size in GROUP_SIZES if width % size == 0), None)
 
 
 def save_folder(folder, model, config, tokenizer_folder):

@@ -41,6 +41,10 @@ class Sampling:
             logits = keep_top_p(logits, self.top_p)
         return mx.softmax(logits, axis=-1)
 
+    def draw(self, probs, key):
+        """Draw tokens (...) from ``probs`` (..., vocab) that this Sampling made; at temperature 0 there is no choice."""
+        return mx.argmax(probs, axis=-1) if self.temperature == 0 else sample(probs, key)
+
 
 def one_hot(tokens, vocab_size):
     """Distributions (..., vocab_size) in float32 with all their mass on ``tokens`` (...)."""

@@ -4,8 +4,8 @@ import json
 
 import mlx.core as mx
 import mlx.nn as nn
-import numpy as np
 import mlx_lm
+import numpy as np
 import pytest
 
 import dspark_lab as lab

@@ -7,7 +7,6 @@ target's.
 
 from dspark_lab.drafters.backbone import DEEPSPEC_ARCHITECTURES, BlockDrafter
 from dspark_lab.drafters.protocol import Draft
-from dspark_lab.sampling import sample
 
 
 class DFlash(BlockDrafter):
@@ -29,7 +28,7 @@ class DFlash(BlockDrafter):
         """One pass, and one independent draw a slot."""
         states = self.draft_states(anchor, cache)[0, self.first_slot :][:length]
         probs = sampling.probs(self.base_logits(states))
-        return Draft(sample(probs, key), probs)
+        return Draft(sampling.draw(probs, key), probs)
 
 
 class DFlash16(DFlash):

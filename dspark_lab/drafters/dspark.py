@@ -9,7 +9,6 @@ from dspark_lab.drafters.backbone import DEEPSPEC_ARCHITECTURES, BlockDrafter
 from dspark_lab.drafters.confidence import ConfidenceHead
 from dspark_lab.drafters.markov import HEADS
 from dspark_lab.drafters.protocol import Draft
-from dspark_lab.sampling import sample
 
 
 class DSpark(BlockDrafter):
@@ -41,7 +40,8 @@ class DSpark(BlockDrafter):
         for hidden, logits, k in zip(states, base_logits, mx.random.split(key, len(states))):
             bias, state = self.markov_head.step(previous, hidden, state)
             probs.append(sampling.probs(logits + bias))
-            previous = sample(probs[-1], k)
+            previous = sampling.draw(probs[-1], k)
+            mx.async_eval(previous)  # MLX draws it while Python describes the next step
             tokens.append(previous)
         return mx.stack(tokens), mx.stack(probs)
 

@@ -11,7 +11,6 @@ from mlx_lm.models.cache import KVCache
 
 from dspark_lab.drafters.backbone import MLP, Attention
 from dspark_lab.drafters.protocol import Draft, empty_draft
-from dspark_lab.sampling import sample
 
 
 class Eagle3Layer(nn.Module):
@@ -87,7 +86,8 @@ class Eagle3(nn.Module):
         for k in mx.random.split(key, length):
             feature = self.layers[0](self.embed(token), feature, cache.kv)
             probs.append(sampling.probs(self.base_logits(self.norm(feature))[0, 0]))
-            token = sample(probs[-1], k).reshape(1, 1)
+            token = sampling.draw(probs[-1], k).reshape(1, 1)
+            mx.async_eval(token)
             tokens.append(token[0, 0])
         cache.kv.trim(length)  # drafted keys and values came from the layer's own features: take them back
         return Draft(mx.stack(tokens), mx.stack(probs))

@@ -42,7 +42,7 @@ class Sampling:
         return mx.softmax(logits, axis=-1)
 
     def draw(self, probs, key):
-        """Draw tokens (...) from ``probs`` (..., vocab) that this Sampling made; at temperature 0 there is no choice."""
+        """Draw tokens (...) from ``probs`` (..., vocab) of this Sampling; at temperature 0 there is no choice."""
         return mx.argmax(probs, axis=-1) if self.temperature == 0 else sample(probs, key)
 
 

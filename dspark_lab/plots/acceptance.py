@@ -9,6 +9,7 @@ from dspark_lab.plots.style import (
     as_groups,
     bar_style,
     described,
+    legend_below,
     listed,
     picture,
     some,
@@ -39,7 +40,7 @@ def accepted_lengths(groups, columns=3):
     for ax in axes[len(groups) :]:
         ax.set_visible(False)
     axes[0].set_ylabel("share of rounds")
-    axes[0].legend(frameon=False, fontsize=8)
+    legend_below(fig, axes[0])
     return described(fig, f"Accepted length a round, beside the law of a constant rate. {' '.join(said)}")
 
 
@@ -160,5 +161,5 @@ def rate_figure(curves, title, ylabel):
     longest = max(len(curve) for curve in curves.values())
     ax.set(xlabel="position k in the draft", ylabel=ylabel, ylim=(-0.03, 1.03), xticks=range(1, longest + 1))
     ax.set_title(title, fontsize=11)
-    ax.legend(frameon=False, fontsize=9)
+    legend_below(fig, ax)
     return described(fig, f"{title}, from position 1 on. {'; '.join(said)}.")

@@ -6,6 +6,7 @@ from dspark_lab.plots.style import (
     INK,
     bar_style,
     described,
+    legend_below,
     line_style,
     listed,
     number,
@@ -36,7 +37,7 @@ def bars(table, ylabel, title="", reference=None):
         ax.axhline(reference, color=INK, linestyle="--", linewidth=1)
     ax.set(ylabel=ylabel, xticks=range(len(groups)), xticklabels=groups, title=title)
     ax.margins(y=0.12)
-    ax.legend(frameon=False, fontsize=8, ncols=len(table), loc="lower center", bbox_to_anchor=(0.5, -0.28))
+    legend_below(fig, ax)
     return described(fig, f"{title or ylabel}. {'; '.join(said)}.")
 
 
@@ -66,5 +67,5 @@ def curves(series, xlabel, ylabel, title="", log=False):
     if log:
         ax.set_xscale("log", base=2)
     ax.set(xlabel=xlabel, ylabel=ylabel, title=title)
-    ax.legend(frameon=False, fontsize=9)
+    legend_below(fig, ax)
     return described(fig, f"{title or ylabel}, by {xlabel}. {'; '.join(said)}.")

@@ -7,6 +7,7 @@ from dspark_lab.plots.style import (
     GREY,
     as_groups,
     described,
+    legend_below,
     line_style,
     listed,
     number,
@@ -39,7 +40,7 @@ def reliability(panels, bins=10, columns=4):
     for ax in axes[len(panels) :]:
         ax.set_visible(False)
     if isinstance(next(iter(panels.values())), dict):
-        axes[0].legend(frameon=False, fontsize=8)
+        legend_below(fig, axes[0])
     fig.supxlabel("predicted", fontsize=9)
     fig.supylabel("accepted", fontsize=9)
     return described(fig, f"Reliability diagrams, on the diagonal if calibrated. {'; '.join(said)}.")
@@ -125,7 +126,7 @@ def threshold_sweep(sweeps):
                 f"{label}, {' '.join(name.split())}: {listed([f'{number(y)} at {x:g}' for x, y in ends(line)])}"
             )
         ax.set_ylabel(name)
-    axes[0, 0].legend(frameon=False, fontsize=8, ncols=3)
+    legend_below(fig, axes[0, 0])
     axes[2, 0].set_xlabel("confidence threshold")
     return described(fig, f"Threshold sweep. {'; '.join(said)}.")
 

@@ -11,6 +11,7 @@ from dspark_lab.plots.style import (
     RED,
     STYLES,
     described,
+    legend_below,
     line_style,
     listed,
     number,
@@ -41,7 +42,7 @@ def verify_cost(curves, fit=None, bounds=None, relative=False):
     if bounds:
         said.append(draw_bounds(ax, bounds, first))
     ax.set(xlabel="tokens in the pass", ylabel=f"time, {unit}", ylim=(0, None))
-    ax.legend(frameon=False, fontsize=8)
+    legend_below(fig, ax)
     return described(fig, f"The time of one pass by its number of tokens, {unit}. {'; '.join(said)}.")
 
 
@@ -110,7 +111,7 @@ def speed_by_length(predicted, measured=None, plain=None, ceiling=None):
         ax.axhline(plain, color=GREY, linestyle="--", label="plain decoding")
         said.append(f"plain decoding has {number(plain)}")
     ax.set(xlabel="draft length γ", ylabel="tokens a second", ylim=(0, None))
-    ax.legend(frameon=False, fontsize=8)
+    legend_below(fig, ax)
     return described(fig, f"Speed by draft length; stars are the best lengths. {'; '.join(said)}.")
 
 
@@ -145,8 +146,9 @@ def scheduling(throughputs, stops=None):
             )
             said.append(f"{rule} stops at {n} with {number(values[n], 3)}")
     ax.set(xlabel="draft tokens admitted", ylabel="expected throughput")
+    ax.set_xticks(range(max(map(len, throughputs.values()))))
     ax.margins(y=0.35)
-    ax.legend(frameon=False, fontsize=8)
+    legend_below(fig, ax)
     return described(fig, f"Expected throughput by draft tokens admitted. {'; '.join(said)}.")
 
 
@@ -169,7 +171,7 @@ def agreement(points, unit="tokens a second"):
             f"{label}: median error {np.median(np.abs(off)):.1%}, worst {off[worst]:+.0%} at {number(measured[worst])}"
         )
     ax.set(xlabel=f"predicted, {unit}", ylabel=f"measured, {unit}", xlim=(0, None), ylim=(0, None), aspect="equal")
-    ax.legend(frameon=False, fontsize=8)
+    legend_below(fig, ax)
     return described(fig, f"Predicted against measured {unit}. {'; '.join(said)}.")
 
 
@@ -189,7 +191,7 @@ def throughput(curves):
             f"{label}: {listed([f'{number(y, 0)} in all and {number(x, 0)} each at {n}' for x, y, n in ends(line)])}"
         )
     ax.set(xlabel="tokens a second, each user", ylabel="tokens a second, in all", xlim=(0, None), ylim=(0, None))
-    ax.legend(frameon=False, fontsize=8)
+    legend_below(fig, ax)
     return described(fig, f"Throughput against speed per user; the numbers are requests at once. {'; '.join(said)}.")
 
 
@@ -208,5 +210,5 @@ def budget(curves):
     numbers = sorted({n for given in curves.values() for n in given})
     ax.set_xticks(numbers, [str(n) for n in numbers])
     ax.set(xlabel="requests at once", ylabel="draft tokens verified a request", ylim=(0, None))
-    ax.legend(frameon=False, fontsize=8)
+    legend_below(fig, ax)
     return described(fig, f"The verification budget by load. {'; '.join(said)}.")

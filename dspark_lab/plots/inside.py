@@ -105,10 +105,12 @@ def caches(steps, last=14):
     ``steps``: CacheSteps, as `cache_steps` gives them. ``last``: at most so many entries of each, the last ones.
     """
     rows = [(step, name) for step in steps for name in step.entries]
-    fig, ax = picture(0.62 * last + 2.2, 0.42 * len(rows) + 0.5)
+    longest = max(len(step.entries[name]) + len(step.removed.get(name, ())) for step, name in rows)
+    last = min(last, longest)
+    fig, ax = picture(0.62 * last + 2.0, 0.42 * len(rows) + 0.5)
     for y, (step, name) in enumerate(rows):
         draw_cache(ax, y, step, name, last)
-    ax.set(xlim=(-0.6, last + 2), ylim=(len(rows) - 0.4, -0.6), xticks=[])
+    ax.set(xlim=(-0.6, last + (longest > last) - 0.4), ylim=(len(rows) - 0.4, -0.6), xticks=[])
     ax.set_yticks(range(len(rows)), [f"{step.title}\n{name}" for step, name in rows], fontsize=8)
     bare(ax)
     said = [f"{step.title}, {name}: {len(step.entries[name])} entries{change(step, name)}" for step, name in rows]

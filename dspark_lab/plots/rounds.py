@@ -14,6 +14,7 @@ from dspark_lab.plots.style import (
     as_groups,
     bar_style,
     described,
+    legend_below,
     line_style,
     listed,
     number,
@@ -164,7 +165,7 @@ def round_parts(r, decode, before=()):
     names = [f"{shown(cell.text)}\n{FATES[cell.fate][0]} {cell.fate}" for cell in row]
     ax.set(xticks=range(1, len(row) + 1), ylim=(0, 1.05), ylabel="probability")
     ax.set_xticklabels(names, fontsize=8)
-    ax.legend(frameon=False, fontsize=8, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    legend_below(fig, ax)
     said = [f"{cell.text!r} {told(cell)}" for cell in drafted]
     own = f" The target's own token is {row[-1].text!r}, the {row[-1].fate}." if row[-1].position is None else ""
     return described(fig, f"One round after the anchor {decode([r.anchor])!r}: {'; '.join(said)}.{own}")
@@ -191,7 +192,7 @@ def race(lanes):
         speed = number(metrics.tokens_per_second(rounds), 0)
         said.append(f"{label}: {tokens[-1]} tokens in {len(rounds)} passes and {seconds[-1]:.2f} s, {speed} a second")
     ax.set(xlabel="seconds on the lane's own clock", ylabel="tokens")
-    ax.legend(frameon=False, fontsize=9)
+    legend_below(fig, ax)
     return described(fig, f"A race: tokens against time, a step a pass. {'; '.join(said)}.")
 
 
@@ -209,5 +210,5 @@ def seconds_by_part(groups):
     ax.set(yticks=range(len(groups)), yticklabels=list(groups), xlabel="milliseconds a round")
     ax.invert_yaxis()
     ax.grid(visible=False)
-    ax.legend(frameon=False, fontsize=8, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    legend_below(fig, ax)
     return described(fig, f"A round's time by part. {'; '.join(f'{k}: {listed(v)}' for k, v in said.items())}.")

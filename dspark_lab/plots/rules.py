@@ -10,6 +10,7 @@ from dspark_lab.plots.style import (
     RED,
     bar_style,
     described,
+    legend_below,
     listed,
     number,
     picture,
@@ -93,7 +94,7 @@ def laws(series, words=None, intervals=None):
             ax.errorbar(position, value, [[max(0, value - low)], [max(0, high - value)]], color=BLACK, capsize=3)
     ax.set(ylabel="probability")
     ax.set_xticks(range(len(words)), words)
-    ax.legend(frameon=False, fontsize=9)
+    legend_below(fig, ax)
     told = [f"{label} is {list_of(words, law)}" for label, law in series.items()]
     away = [f"{label} {np.abs(law - first).sum() / 2:.3f}" for label, law in series.items() if law is not first]
     distance = f" Total variation from {next(iter(series))}: {listed(away)}." if away else ""

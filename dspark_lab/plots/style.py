@@ -87,6 +87,12 @@ def described(fig, sentence):
     return fig
 
 
+def legend_below(fig, ax, columns=4):
+    """What the series are, under the figure, where it covers nothing."""
+    handles, labels = ax.get_legend_handles_labels()
+    fig.legend(handles, labels, loc="outside lower center", ncols=min(columns, len(labels)), frameon=False, fontsize=9)
+
+
 def style_of(label, i):
     """The style of the series ``label``, the ``i``-th: a drafter's mode has the same one in every figure."""
     return STYLES[MODES.get(str(label).lower(), i) % len(STYLES)]

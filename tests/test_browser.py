@@ -48,8 +48,10 @@ def jupyter(tmp_path_factory):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     options = [f"--port={port}", "--no-browser", f"--IdentityProvider.token={TOKEN}", "--allow-root"]
-    options += [f"--ServerApp.root_dir={folder}", "--LabApp.news_url=None", "--LabApp.check_for_updates_class="]
-    options += ["--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+    options += [f"--ServerApp.root_dir={folder}"]
+    (folder / ".config").mkdir()
+    quiet = {"news_url": None, "check_for_updates_class": "jupyterlab.NeverCheckForUpdate"}
+    (folder / ".config" / "jupyter_lab_config.json").write_text(json.dumps({"LabApp": quiet}))
     home = {"JUPYTER_CONFIG_DIR": str(folder / ".config"), "JUPYTER_DATA_DIR": str(folder / ".data")}
     path = os.pathsep.join([str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
     log = (folder / "server.log").open("w")
@@ -79,7 +81,7 @@ def browser():
 
 @pytest.fixture
 def notebook(jupyter, browser, request):
-    """``notebook(code)``: a page on a notebook whose one cell has run ``code``; no error may be logged until the end."""
+    """``notebook(code)``: a page on a notebook whose one cell runs ``code``; no error may be logged until the end."""
     folder, url = jupyter
     context = browser.new_context(viewport={"width": 1200, "height": 1000}, reduced_motion="reduce")
     page, errors = context.new_page(), []
@@ -98,6 +100,7 @@ def notebook(jupyter, browser, request):
         path.write_text(json.dumps({**head, "cells": [{**cell, "source": PRELUDE + code}]}))
         page.goto(f"{url}/lab/workspaces/{request.node.name}/tree/{path.name}?token={TOKEN}")
         page.locator(".jp-Notebook .cm-content").first.click(timeout=60_000)
+        page.get_by_text("| Idle").wait_for(timeout=60_000)  # a cell that is run before the kernel is there is dropped
         page.keyboard.press("Shift+Enter")
         return page
 

@@ -49,7 +49,7 @@ function render({ model, el }) {
   }
   function verdict(row, chosen) {
     const truth = reject(row), was = truth ? `it was rejected at position ${truth}` : "all that was verified was accepted";
-    if (chosen < 0) return was;
+    if (chosen < 0) return `${was}.`;
     const said = chosen ? `you said position ${chosen}` : "you said that all would be accepted";
     return `${chosen === truth ? "Right" : "Not so"}: ${said}, ${was}.`;
   }

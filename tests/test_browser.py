@@ -49,9 +49,9 @@ def jupyter(tmp_path_factory):
         port = probe.getsockname()[1]
     options = [f"--port={port}", "--no-browser", f"--IdentityProvider.token={TOKEN}", "--allow-root"]
     options += [f"--ServerApp.root_dir={folder}"]
-    (folder / ".config").mkdir()
-    quiet = {"news_url": None, "check_for_updates_class": "jupyterlab.NeverCheckForUpdate"}
-    (folder / ".config" / "jupyter_lab_config.json").write_text(json.dumps({"LabApp": quiet}))
+    (folder / ".config" / "labconfig").mkdir(parents=True)  # the announcements would ask the network for news
+    quiet = {"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": True}}
+    (folder / ".config" / "labconfig" / "page_config.json").write_text(json.dumps(quiet))
     home = {"JUPYTER_CONFIG_DIR": str(folder / ".config"), "JUPYTER_DATA_DIR": str(folder / ".data")}
     path = os.pathsep.join([str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
     log = (folder / "server.log").open("w")
@@ -188,7 +188,7 @@ def test_a_live_race_streams_and_can_be_stopped(notebook):
     still = clock.inner_text()
     page.wait_for_timeout(500)
     assert clock.inner_text() == still and start.is_enabled()
-    assert "Live, on this machine" in page.locator(".label").inner_text()
+    assert "Live, on this machine" in page.locator(".dspark .label").inner_text()
 
 
 def test_a_recorded_race_plays_and_says_that_it_is_one(notebook):
@@ -196,7 +196,7 @@ def test_a_recorded_race_plays_and_says_that_it_is_one(notebook):
     page.get_by_role("button", name="math", exact=True).click(timeout=60_000)
     page.get_by_role("button", name="start", exact=True).click()
     page.get_by_text("Right: you said that math loses most.").wait_for(timeout=20_000)
-    assert "A recording, not a live run" in page.locator(".label").inner_text()
+    assert "A recording, not a live run" in page.locator(".dspark .label").inner_text()
     assert page.locator(".lane.finished").count() == 2
 
 

@@ -1,5 +1,5 @@
 // The accept rule: p and q as bars to drag or to move by the arrow keys; drawing a token is done by the library itself.
-const SVG = "http://www.w3.org/2000/svg", HEIGHT = 110, WIDTH = 44, GAP = 14, LEFT = 30;
+const SVG = "http://www.w3.org/2000/svg", HEIGHT = 110, WIDTH = 44, GAP = 14, LEFT = 70;
 const COLOURS = { p: "#0072B2", q: "#D55E00", shared: "#009E73", residual: "#CC79A7" };
 
 function shape(tag, attributes, text) {
@@ -68,7 +68,7 @@ function render({ model, el }) {
     const svg = shape("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "group", "aria-label": "bars of p and q; arrow keys move them" });
     bars(svg, "p", "p", p, 14, true);
     bars(svg, "q", "q", q, 14 + step, true);
-    if (known) { bars(svg, "shared", "min", shared, 14 + 2 * step, false); bars(svg, "residual", "res", residual, 14 + 3 * step, false); }
+    if (known) { bars(svg, "shared", "min(p, q)", shared, 14 + 2 * step, false); bars(svg, "residual", "residual", residual, 14 + 3 * step, false); }
     model.get("words").forEach((word, i) => svg.append(shape("text", { x: LEFT + i * (WIDTH + GAP) + WIDTH / 2, y: height - 4, "text-anchor": "middle" }, word)));
     chart.replaceChildren(svg);
     if (focus) chart.querySelector(`[data-at="${focus}"]`)?.focus();

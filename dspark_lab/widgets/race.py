@@ -63,8 +63,8 @@ class Race(ipywidgets.VBox):
         )
         self.temperature = ipywidgets.FloatSlider(0.0, min=0, max=1.5, step=0.1, description="temperature", **wide)
         self.draft = ipywidgets.IntSlider(7, min=1, max=7, description="draft length", **wide)
-        self.start = ipywidgets.Button(description="start", icon="play", disabled=True, tooltip="start the race")
-        self.stop = ipywidgets.Button(description="stop", icon="stop", disabled=True, tooltip="stop the race")
+        self.start = ipywidgets.Button(description="start", disabled=True, tooltip="start the race")
+        self.stop = ipywidgets.Button(description="stop", disabled=True, tooltip="stop the race")
         self.settings = [self.source, self.domain, self.prompt, self.mode, self.temperature, self.draft]
         self.drawing.label, self.drawing.status = RULES, "Say first which domain will lose, then start."
         self.guess.observe(self.allow, "value")

@@ -1,6 +1,7 @@
 # ruff: noqa: E402  (OpenBLAS must be in memory before anything imports MLX)
 """Speculative decoding with DSpark, DFlash and EAGLE-3, small enough to read. The public names, nothing else."""
 
+import importlib
 import sys
 from pathlib import Path
 
@@ -35,8 +36,17 @@ __all__ = [
     "generate",
     "load_pair",
     "metrics",
+    "plots",
     "residual",
     "show_source",
     "stream",
     "toy",
+    "widgets",
 ]
+
+
+def __getattr__(name):
+    # Figures and widgets bring matplotlib and ipywidgets with them, which only those pay for who draw.
+    if name in ("plots", "widgets"):
+        return importlib.import_module(f"dspark_lab.{name}")
+    raise AttributeError(f"module 'dspark_lab' has no attribute {name!r}")

@@ -50,6 +50,37 @@ class Lane:
         self.rounds.append(next(self.stream))
 
 
+class Recording(Lane):
+    """A Lane whose rounds were recorded: a turn takes the next one, and nothing is computed."""
+
+    def turn(self):
+        """One round, as it was."""
+        self.rounds.append(next(self.stream))
+
+
+def record(lanes, decode, same, explanation, **about):
+    """A finished race as a dict for JSON, which `replay` plays; ``same`` and ``explanation`` are `compare`'s.
+
+    ``decode``: from a list of token ids to text. ``about``: what else is told of it: ``domain``, ``mode``,
+    ``temperature`` and ``stamp``, a line with machine, versions and date.
+    """
+    used = {token for lane in lanes for r in lane.rounds for token in (r.anchor, *r.drafted, *r.committed)}
+    return {
+        **about,
+        "same": same,
+        "explanation": explanation,
+        "words": {str(token): decode([token]) for token in sorted(used)},
+        "lanes": [{"mode": lane.mode, "rounds": [r.to_dict() for r in lane.rounds]} for lane in lanes],
+    }
+
+
+def replay(trace):
+    """The two lanes of a ``trace`` from `record`, at their start, and how to decode their tokens."""
+    words = trace["words"]
+    lanes = [Recording(lane["mode"], [], map(Round.from_dict, lane["rounds"])) for lane in trace["lanes"]]
+    return lanes, lambda tokens: "".join(words[str(token)] for token in tokens)
+
+
 def line_up(pair, prompt, mode=None, *, max_draft=None, **options):
     """The two lanes of a race, plain decoding and ``mode``, warm; ``options`` and errors are those of ``stream``."""
     ids = encode_prompt(pair, prompt)

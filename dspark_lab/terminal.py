@@ -69,11 +69,15 @@ class Ribbon:
         """The text and the fate of each of the Round's tokens; the text is safe to show on a terminal."""
         self.tokens = self.tokens or [r.anchor]
         for token, fate in fates(r):
-            before = self.decode(self.tokens[-CONTEXT:]).rstrip("\ufffd")  # part of a character shows no text yet
-            after = self.decode([*self.tokens[-CONTEXT:], token]).rstrip("\ufffd")
-            yield after[len(before) :].translate(SHOWN), fate
+            yield piece(self.decode, self.tokens, token).translate(SHOWN), fate
             if fate != "rejected":
                 self.tokens.append(token)
+
+
+def piece(decode, before, token):
+    """The text that ``token`` adds behind the tokens ``before``; ``decode``: from a list of token ids to text."""
+    known = decode(before[-CONTEXT:]).rstrip("\ufffd")  # part of a character shows no text yet
+    return decode([*before[-CONTEXT:], token]).rstrip("\ufffd")[len(known) :]
 
 
 def legend(rounds):

@@ -1,0 +1,71 @@
+"""Two kinds of chart that many figures are: bars by group, and curves."""
+
+import numpy as np
+
+from dspark_lab.plots.style import (
+    INK,
+    bar_style,
+    described,
+    legend_below,
+    line_style,
+    listed,
+    number,
+    picture,
+    some,
+    with_interval,
+)
+
+
+def bars(table, ylabel, title="", reference=None):
+    """Groups of bars: ``table`` is series -> {group: value}, a value a number or (estimate, low, high) or a Ratio.
+
+    For accepted length, tokens a second or speedup by drafter and domain. ``reference``: a level to draw a line at.
+    """
+    groups = list(dict.fromkeys(group for row in some(table, "values").values() for group in row))
+    fig, ax = picture(max(5.0, 1.5 * len(groups) + 2.2), 3.6)
+    width, said = 0.8 / len(table), []
+    for i, (series, row) in enumerate(table.items()):
+        cells = {group: estimate_of(row[group]) for group in groups if group in row}
+        at = [groups.index(group) + (i - (len(table) - 1) / 2) * width for group in cells]
+        estimates, lows, highs = np.array(list(cells.values())).T
+        reach = np.abs([estimates - lows, highs - estimates])
+        ax.bar(at, estimates, width * 0.94, yerr=reach if reach.any() else None, capsize=3, **bar_style(series, i))
+        for x, y, top in zip(at, estimates, highs):
+            ax.annotate(number(y), (x, top), (0, 2), textcoords="offset points", ha="center", fontsize=7)
+        said.append(f"{series}: {listed([f'{number(y)} on {group}' for group, y in zip(cells, estimates)])}")
+    if reference is not None:
+        ax.axhline(reference, color=INK, linestyle="--", linewidth=1)
+    ax.set(ylabel=ylabel, xticks=range(len(groups)), xticklabels=groups, title=title)
+    ax.margins(y=0.12)
+    legend_below(fig, ax)
+    return described(fig, f"{title or ylabel}. {'; '.join(said)}.")
+
+
+def estimate_of(value):
+    """``value`` as (estimate, low, high); a number is its own interval."""
+    if hasattr(value, "estimate"):
+        return value.estimate, value.low, value.high
+    return tuple(value) if isinstance(value, tuple | list) else (value, value, value)
+
+
+def curves(series, xlabel, ylabel, title="", log=False):
+    """Any curves: ``series`` is label -> points (x, y) or (x, y, low, high), or {x: y}; ``log``: x in powers of 2.
+
+    For training losses, the truncated rank, a temperature that goes to 0, or acceptance that climbs.
+    """
+    fig, ax = picture()
+    said = []
+    for i, (label, given) in enumerate(some(series, "points").items()):
+        line = [(*point, None, None)[:4] for point in sorted(given.items() if isinstance(given, dict) else given)]
+        if len(line) > 40:
+            style = {**line_style(label, i), "markevery": max(1, len(line) // 10)}
+            ax.plot(*zip(*[point[:2] for point in line]), **style)
+        else:
+            with_interval(ax, line, label, i)
+        (first, start, *_), (last, end, *_) = line[0], line[-1]
+        said.append(f"{label}: {number(start, 3)} at {first:g}, {number(end, 3)} at {last:g}")
+    if log:
+        ax.set_xscale("log", base=2)
+    ax.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    legend_below(fig, ax)
+    return described(fig, f"{title or ylabel}, by {xlabel}. {'; '.join(said)}.")

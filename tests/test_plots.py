@@ -1,0 +1,178 @@
+"""Figures: each is drawn from data made by hand, describes itself in numbers, and a notebook keeps the description."""
+
+import inspect
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from gallery import FAST, SLOW, P, Q, figures
+from hand_rounds import decode, hand_round, hand_text, many_rounds
+
+import dspark_lab as lab
+from dspark_lab import metrics, plots
+from dspark_lab.plots import acceptance, confidence, rounds, style
+
+NOT_FIGURES = {"CacheStep", "Picture", "alt_text", "cache_steps"}
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    return figures()
+
+
+def test_every_public_figure_is_in_the_gallery_and_describes_itself_in_numbers(drawn):
+    assert set(drawn) == set(plots.__all__) - NOT_FIGURES
+    for name, fig in drawn.items():
+        assert isinstance(fig, plots.Picture), name
+        assert any(character.isdigit() for character in plots.alt_text(fig)), name
+        assert plots.alt_text(fig).endswith("."), name
+
+
+def test_a_notebook_keeps_the_description_as_alternative_text_and_caption(drawn):
+    data, metadata = drawn["suffix_decay"]._repr_mimebundle_()
+    alt = plots.alt_text(drawn["suffix_decay"])
+    assert f'<img alt="{alt}"' in data["text/html"] and f"<figcaption>{alt}</figcaption>" in data["text/html"]
+    assert data["text/plain"] == alt and metadata == {"image/png": {"alt": alt}}
+
+
+def test_a_description_cannot_break_out_of_its_attribute():
+    fig, _ = style.picture()
+    style.described(fig, 'a "quoted" <b>token</b>')
+    assert 'alt="a &quot;quoted&quot; &lt;b&gt;token&lt;/b&gt;"' in fig.html()
+
+
+def test_alt_text_refuses_a_figure_without_one():
+    from matplotlib.figure import Figure
+
+    with pytest.raises(ValueError, match="no description"):
+        plots.alt_text(Figure())
+
+
+def test_paper_is_opaque_and_pictures_are_small(drawn):
+    for name, fig in drawn.items():
+        assert fig.get_facecolor() == (1, 1, 1, 1), name
+        assert len(fig.png()) < 60_000, name
+
+
+def test_series_differ_by_more_than_colour():
+    for kind in ("color", "marker", "linestyle", "hatch"):
+        assert len({str(one[kind]) for one in style.STYLES}) == len(style.STYLES), kind
+    assert len({glyph for glyph, *_ in rounds.FATES.values()}) == len(rounds.FATES)
+
+
+def test_suffix_decay_says_what_metrics_say():
+    alt = plots.alt_text(plots.suffix_decay(SLOW, [0.8, 0.5]))
+    for measure, name in ((metrics.survival, "survival"), (metrics.conditional_acceptance, "conditional, in rollouts")):
+        assert f"{name}: {style.listed([rate.estimate for rate in measure(SLOW)])}" in alt
+    assert "teacher-forced: 0.80 and 0.50" in alt
+
+
+def test_constant_rate_law_has_the_mean_and_is_a_law():
+    for mean in (1.0, 1.7, 4.2, 7.99, 8.0):
+        law = acceptance.constant_rate_law(mean, 7)
+        assert law.sum() == pytest.approx(1) and law @ np.arange(1, 9) == pytest.approx(mean)
+    assert acceptance.constant_rate_law(1.5 + 0.25, 2) == pytest.approx([0.5, 0.25, 0.25])
+
+
+def test_constant_rate_law_fits_rounds_of_one_rate():
+    lengths, gamma, left_out = acceptance.whole_rounds(many_rounds([0.7] * 7, n=4000))
+    law = acceptance.constant_rate_law(lengths.mean(), gamma)
+    seen = np.bincount(lengths, minlength=9)[1:] / len(lengths)
+    assert left_out == 0 and np.abs(law - seen).sum() / 2 < 0.04
+
+
+def test_rounds_that_could_not_run_their_course_are_left_out():
+    cut = [hand_round(2, scheduled=2), hand_round(3, ending="stop"), hand_round(1, length=2), hand_round(4)]
+    lengths, gamma, left_out = acceptance.whole_rounds(cut)
+    assert (lengths.tolist(), gamma, left_out) == ([5], 7, 3)
+
+
+def test_cells_name_every_fate():
+    r = hand_round(2, length=6, scheduled=4)
+    fates = [cell.fate for cell in rounds.cells(r, decode)]
+    assert fates == ["accepted", "accepted", "rejected", "behind", "unverified", "unverified", "correction"]
+    assert [cell.fate for cell in rounds.cells(hand_round(2, 2), decode)] == ["accepted", "accepted", "bonus"]
+    assert [cell.fate for cell in rounds.cells(hand_round(0, 0), decode)] == ["plain"]
+    assert [cell.fate for cell in rounds.cells(hand_round(1, 3, ending="stop"), decode)] == [
+        "accepted",
+        "behind",
+        "behind",
+    ]
+
+
+def test_cells_hold_the_rounds_numbers_and_texts():
+    r = hand_round(2, length=6, scheduled=4)
+    cells = rounds.cells(r, decode)
+    assert [cell.text for cell in cells] == [decode([t]) for t in (*r.drafted, r.committed[-1])]
+    assert cells[2].chance == pytest.approx(r.target_probs[2] / r.draft_probs[2]) and cells[0].chance == 1
+    assert cells[4].p is None and cells[4].chance is None and cells[4].q == r.draft_probs[4]
+
+
+def test_cache_steps_follow_the_round():
+    r = hand_round(2, length=5, scheduled=4)
+    before, verified, after = plots.cache_steps(r, decode, ["a", "b"])
+    assert [len(step.entries["target"]) for step in (before, verified, after)] == [2, 7, 5]
+    assert [len(step.entries["drafter"]) for step in (before, verified, after)] == [2, 2, 5]
+    assert len(after.removed["target"]) == 2 and after.new["drafter"] == r.accepted + 1
+
+
+def test_accept_rule_refuses_what_is_no_law_and_says_the_overlap():
+    assert "0.650" in plots.alt_text(plots.accept_rule(P, Q))
+    with pytest.raises(ValueError, match=r"sum 0\.8"):
+        plots.accept_rule([0.5, 0.3], [0.5, 0.5])
+    with pytest.raises(ValueError, match="same tokens"):
+        plots.accept_rule([0.5, 0.5], [1.0])
+
+
+def test_calibration_error_is_its_definition():
+    found = confidence.binned([0.1, 0.15, 0.9, 1.0], [0, 1, 1, 1], 10)
+    assert found == [(0.125, 0.5, 2), (0.95, 1.0, 2)]
+    assert confidence.calibration_error(found) == pytest.approx((0.375 + 0.05) / 2)
+
+
+def test_roc_area_is_the_rank_statistic():
+    from scipy.stats import mannwhitneyu
+
+    rng = np.random.default_rng(0)
+    scores, happened = rng.integers(0, 9, 300), rng.random(300) < 0.4
+    x, y = confidence.roc(scores.astype(float), happened)
+    u = mannwhitneyu(scores[happened], scores[~happened]).statistic
+    assert np.trapezoid(y, x) == pytest.approx(u / (happened.sum() * (~happened).sum()))
+
+
+@pytest.mark.parametrize("call", [lambda: plots.by_position({}), lambda: plots.by_position({"a": []}),
+                                  lambda: plots.overlaps([hand_round(0, 0)]), lambda: plots.curves({}, "x", "y"),
+                                  lambda: plots.accepted_lengths([hand_round(0, 0)]),
+                                  lambda: plots.by_position(FAST, rate="mean")])  # fmt: skip
+def test_nothing_to_draw_is_said(call):
+    with pytest.raises(ValueError, match=r"nothing|empty|no round|give"):
+        call()
+
+
+def test_figures_never_touch_models():
+    source = "".join(inspect.getsource(module) for module in vars(plots).values() if inspect.ismodule(module))
+    assert "load_pair" not in source and "mlx" not in source and "pyplot" not in source
+
+
+def test_the_package_imports_without_drawing():
+    code = "import dspark_lab, sys; print([m for m in ('matplotlib', 'ipywidgets', 'anywidget') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_a_text_of_the_lab_pair_draws_whole():
+    pair = lab.load_pair()
+    result = lab.generate(pair, "Tom has 3 pens. Tom buys 4 more. How many pens does Tom have now?", max_tokens=40)
+    told = rounds.rows(result.rounds, pair.tokenizer.decode)
+    kept = [
+        cell["text"] for row in told for cell in row if cell["fate"] in ("accepted", "correction", "bonus", "plain")
+    ]
+    assert "".join(kept).startswith(result.text.strip()) or result.text.strip() in "".join(kept)
+    for fig in (plots.ribbon(result.rounds, pair.tokenizer.decode), plots.by_position(result.rounds)):
+        assert plots.alt_text(fig)
+
+
+def test_a_ribbon_of_a_text_counts_its_tokens():
+    text = hand_text([3, 0, 7, 2])
+    alt = plots.alt_text(plots.ribbon(text, decode))
+    assert f"gave {sum(r.accepted_length for r in text)} tokens: 12 drafted and accepted, 3 drafted and rejected" in alt

@@ -46,7 +46,7 @@ class Evidence:
         """The evidence of Rounds with a confidence. Raises ValueError if there is none."""
         drafts = [r for r in rounds if r.scheduled]
         if not drafts or any(r.confidence is None for r in drafts):
-            raise ValueError("calibration needs rounds with a confidence; give those of such a head")
+            raise ValueError("there is no confidence to calibrate; give rounds of a confidence head")
         scores = [r.confidence[: r.scheduled] for r in drafts]
         return cls.from_lists(map(logit, scores), [r.overlap for r in drafts], [r.accepted for r in drafts])
 

@@ -196,7 +196,7 @@ def calibration(
     rounds: Annotated[
         int, typer.Option(min=1, help="Rounds a domain and temperature, at least, to fit and to judge.")
     ] = 5000,
-    max_tokens: MaxTokens = 128,
+    max_tokens: MaxTokens = 64,
     save: Annotated[
         bool, typer.Option("--save", help="Write the temperatures into the drafter's config.json.")
     ] = False,
@@ -205,7 +205,8 @@ def calibration(
     """Whether confidence is right, and temperatures that make it so, at temperature 1 and greedily.
 
     Temperatures are fitted on one half of the held-out prompts and judged on the other. The rounds, which are many, are
-    kept in the cache folder, so that an interrupted run goes on; --out gets what they come to.
+    kept in the cache folder, so that an interrupted run goes on; --out gets what they come to. Texts are short, for
+    rounds of one text are alike: many prompts say more than many rounds of a few.
     """
     from dspark_lab.bench.calibration import assess, bars, evidence_of, prompts_apart, uncalibrated
     from dspark_lab.bench.tables import calibration_tables

@@ -188,6 +188,7 @@ def test_missing_tensor_of_a_drafter_comes_with_its_shape(folders):
         ({"markov_head_type": "cubic"}, "no Markov head here is of type 'cubic'; known are vanilla, gated, rnn"),
         ({"mask_token_id": 128}, "mask_token_id 128 is outside the vocabulary of 128"),
         ({"confidence_temperatures": [1.0, 2.0]}, "confidence_temperatures has 2 entries, but the block has 7"),
+        ({"confidence_temperatures_greedy": [1.0] * 6 + [0.0]}, "confidence_temperatures_greedy holds 0.0"),
         ({"block_size": None, "num_target_layers": None}, "config.json lacks num_target_layers, block_size"),
     ],
 )

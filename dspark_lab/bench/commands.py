@@ -1,13 +1,29 @@
-"""dspark-lab bench: acceptance | speed | profile. What they measure is in the files beside this one."""
+"""dspark-lab bench: acceptance | speed | profile | calibration. What they measure is in the files beside this one."""
 
-from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-TRACES = Path(__file__).parents[1] / "traces"
+from dspark_lab.bench.common import (
+    TRACES,
+    Domains,
+    Drafters,
+    From,
+    MaxTokens,
+    Mode,
+    Model,
+    Out,
+    Prompts,
+    Temperatures,
+    apart,
+    finish,
+    load,
+    pick_threads,
+    progress,
+    split,
+    start,
+)
 
 app = typer.Typer(
     help="Measure acceptance and speed on this machine. An interrupted run goes on where it stopped.",
@@ -15,19 +31,6 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
 )
-
-Model = Annotated[str | None, typer.Option(help="A target's folder; the lab pair if left out.")]
-Drafters = Annotated[list[str] | None, typer.Option("--drafter", help="A further drafter's folder; may be repeated.")]
-From = Annotated[
-    Path | None,
-    typer.Option("--from", help="A folder of `dspark-lab train lab`, for its held-out text; gathered if left out."),
-]
-Domains = Annotated[str, typer.Option(help="Separated by commas.")]
-Mode = Annotated[str | None, typer.Option(help="The drafter; the pair's best if left out.")]
-Temperatures = Annotated[str, typer.Option(help="Separated by commas; 0 is greedy.")]
-Prompts = Annotated[int, typer.Option(min=2, help="Held-out prompts a domain.")]
-MaxTokens = Annotated[int, typer.Option(min=2, help="Tokens generated a prompt at most.")]
-Out = Annotated[Path, typer.Option(help="The JSON file to write.", show_default="in the package's traces/")]
 
 
 @app.command()
@@ -153,14 +156,6 @@ def runs(sides, trial, prompts):
     return sum(map(len, sides)) * (len(trial) + 1) + 2 * len(prompts)
 
 
-def apart(prompts, trial_prompts):
-    """``prompts`` as two lists without a prompt in common: ``trial_prompts`` of them, evenly taken, and the rest."""
-    if len(prompts) < trial_prompts + 2:
-        raise ValueError(f"there are {len(prompts)} held-out prompts; {trial_prompts} to choose on leave no two over")
-    chosen = {i * len(prompts) // trial_prompts for i in range(trial_prompts)}
-    return [prompts[i] for i in sorted(chosen)], [prompt for i, prompt in enumerate(prompts) if i not in chosen]
-
-
 @app.command()
 def profile(
     model: Model = None,
@@ -191,61 +186,63 @@ def profile(
     finish(record, [profile_table(name, cell) for name, cell in record.cells.items()])
 
 
-def load(model, drafters, source):
-    """The pair, with the further ``drafters`` (folders) under their folders' names as modes."""
-    import dspark_lab as lab
-    from dspark_lab.drafters.load import load_drafter
-    from dspark_lab.pair import local_folder
+@app.command()
+def calibration(
+    model: Model = None,
+    drafter: Drafters = None,
+    source: From = None,
+    domains: Domains = "prose,code,math",
+    mode: Mode = None,
+    rounds: Annotated[
+        int, typer.Option(min=1, help="Rounds a domain and temperature, at least, to fit and to judge.")
+    ] = 5000,
+    max_tokens: MaxTokens = 64,
+    save: Annotated[
+        bool, typer.Option("--save", help="Write the temperatures into the drafter's config.json.")
+    ] = False,
+    out: Out = TRACES / "calibration.json",
+):
+    """Whether confidence is right, and temperatures that make it so, at temperature 1 and greedily.
 
-    if model is not None and source is None:
-        raise ValueError("held-out text is gathered for the lab pair alone; give --from DIR with another --model")
-    pair = lab.load_pair(model)
-    for folder in map(local_folder, drafters or []):
-        if folder.name in pair.drafters:
-            raise ValueError(f"the pair has a {folder.name} already; rename the folder {folder}")
-        pair.drafters[folder.name], pair.folders[folder.name] = load_drafter(folder, pair.target), folder
-    return pair
+    Temperatures are fitted on one half of the held-out prompts and judged on the other. The rounds, which are many, are
+    kept in the cache folder, so that an interrupted run goes on; --out gets what they come to. Texts are short, for
+    rounds of one text are alike: many prompts say more than many rounds of a few.
+    """
+    from dspark_lab.bench.calibration import assess, bars, evidence_of, prompts_apart, uncalibrated
+    from dspark_lab.bench.tables import calibration_tables
+    from dspark_lab.calibrate import LISTS, fit_temperatures, save_temperatures
 
-
-def pick_threads(pair, mode, asked):
-    """Let OpenBLAS use the threads on which a round of ``mode`` goes fastest; ``asked``: domain -> prompts."""
-    from dspark_lab.race import WARM_UP_TOKENS, warm_up
-
-    warm_up(pair, next(iter(asked.values()))[0], mode, {"max_tokens": WARM_UP_TOKENS})
-
-
-def split(text):
-    """The parts of an option's ``text`` between commas; none of None."""
-    return [part.strip() for part in (text or "").split(",") if part.strip()]
-
-
-def start(out, pair, **settings):
-    """The Record in the file ``out``."""
-    from dspark_lab.bench.record import Record, make_stamp
-
-    return Record(out, make_stamp(pair), settings)
-
-
-@contextmanager
-def progress(title, total):
-    """A progress bar; what it yields is to be called once a step."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(title, total=total)
-        yield lambda: bar.advance(task)
+    pair = load(model, drafter, source)
+    mode = pair.drafter(mode).mode if mode is None else mode
+    uncalibrated(pair.drafter(mode))
+    asked = {domain: prompts_apart(pair, domain, source) for domain in split(domains)}
+    pick_threads(pair, mode, {domain: parts[0] for domain, parts in asked.items()})
+    fit, judge = (gather_rounds(pair, mode, asked, part, rounds, max_tokens) for part in ("fit", "judge"))
+    record = start(out, pair, mode=mode, domains=split(domains), rounds=rounds, max_tokens=max_tokens)
+    lists = {key: fit_temperatures(*(evidence_of(fit[domain, t]) for domain in asked)) for key, t in LISTS.items()}
+    record.put("temperatures", lists)
+    cells = {(domain, t): assess(judge[domain, t], lists[key]) for key, t in LISTS.items() for domain in asked}
+    for (domain, t), cell in cells.items():
+        record.put(f"judged/{domain}/{t:g}", cell)
+    record.put("bars", bars(cells))
+    if save:
+        save_temperatures(pair.folders[mode], lists)
+    finish(record, calibration_tables(record.cells))
 
 
-def finish(record, tables):
-    """Print the tables, where the numbers are and the most memory that was used."""
-    from rich.console import Console
+def gather_rounds(pair, mode, asked, part, rounds, max_tokens):
+    """(domain, temperature) -> a cell of rounds on the prompts of ``part``, "fit" or "judge", as far as cached."""
+    from dspark_lab.bench.calibration import gather
+    from dspark_lab.bench.prompts import cache_folder
+    from dspark_lab.calibrate import LISTS
 
-    from dspark_lab.bench.record import peak_memory
-
-    console, stamp = Console(highlight=False), record.head["stamp"]
-    for table in tables:
-        console.print(table)
-    console.print(f"{stamp['processor']}, {stamp['cores']} cores, {stamp['blas']}, mlx {stamp['mlx']}", markup=False)
-    console.print(f"Peak memory {peak_memory():.0f} MiB. Written to {record.path}", markup=False, soft_wrap=True)
+    record = start(
+        cache_folder() / f"rounds-{pair.name}-{mode}-{part}.json", pair, rounds=rounds, max_tokens=max_tokens
+    )
+    for domain, parts in asked.items():
+        prompts = parts[part == "judge"]
+        for t in LISTS.values():
+            with progress(f"{domain}: rounds to {part} at temperature {t:g}", rounds) as tick:
+                measure = partial(gather, pair, mode, prompts, t, rounds, max_tokens, tick)
+                record.cell(f"{domain}/{t:g}", measure)
+    return {(domain, t): record.cells[f"{domain}/{t:g}"] for domain in asked for t in LISTS.values()}

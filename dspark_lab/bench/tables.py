@@ -117,6 +117,45 @@ def difference(found):
     )
 
 
+def calibration_tables(cells):
+    """Temperatures, what they do by domain, temperature and position, and which bars are met."""
+    fitted = cells["temperatures"]
+    chosen = Table("", *map(str, range(1, len(next(iter(fitted.values()))) + 1)), title="Temperatures", box=SIMPLE)
+    for key, temperatures in fitted.items():
+        chosen.add_row(key, *(f"{t:.2f}" for t in temperatures))
+    judged = [judged_table(*name, cell) for name, cell in of_kind(cells, "judged").items()]
+    verdicts = [
+        f"{name}: {'met' if bar['met'] else 'missed'} ({', '.join(f'{figure:.4f}' for figure in bar['figures'])})"
+        for name, bar in cells["bars"].items()
+    ]
+    return [chosen, *judged, *verdicts]
+
+
+def judged_table(domain, temperature, cell):
+    """One domain at one temperature: expected calibration errors in per cent, before > after, and how well it ranks."""
+    title = f"{domain} at temperature {temperature}: {cell['rounds']} rounds of {cell['prompts']} prompts"
+    columns = ("", "reached", "ECE of c, %", "floor", "ECE of a, %", "floor", "AUC of c", "of overlap", "Brier of a")
+    table = Table(*columns, title=title, box=SIMPLE, padding=(0, 1, 0, 0))
+    c, a = cell["conditional"], cell["cumulative"]
+    for k, reached in enumerate(c["after"]["trials"]):
+        last = k == len(c["after"]["trials"]) - 1
+        row = [change(c, "ece", k, 100, 2), number(c["after"]["floor"][k], 100, 2)]
+        row += [change(a, "ece", k, 100, 2), number(a["after"]["floor"][k], 100, 2)]
+        row += [number(c["after"]["auc"][k]), number(cell["overlap_auc"][k]), change(a, "brier", k)]
+        table.add_row("all" if last else str(k + 1), str(reached), *row, style="bold" if last else None)
+    return table
+
+
+def change(both, field, k, scale=1, digits=3):
+    """``field`` at position ``k`` before and after."""
+    return " > ".join(number(both[when][field][k], scale, digits) for when in ("before", "after"))
+
+
+def number(value, scale=1, digits=3):
+    """``value`` times ``scale`` to so many ``digits``, or a dash for None."""
+    return "-" if value is None else f"{scale * value:.{digits}f}"
+
+
 def profile_table(name, cell):
     """The parts of a round, largest first."""
     table = Table("part", "ms a round", "%", title=f"Where a round goes: {name.replace('/', ', ')}", box=SIMPLE)

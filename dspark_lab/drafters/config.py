@@ -11,7 +11,8 @@ class DrafterConfig:
 
     ``taps``: target layers, counted from 0, whose outputs feed the drafter (-1: the embedding). ``softcap``: logits are
     bent into (-softcap, softcap) before any Markov bias. ``gemma``: Gemma-4's layers rather than Qwen3's.
-    ``confidence_temperatures``: one divisor a position for the confidence logits, or ().
+    ``confidence_temperatures``: one divisor a position for the confidence logits, or (); published checkpoints may have
+    them. ``confidence_temperatures_greedy``: this library's own key, the divisors at temperature 0, or ().
     """
 
     architecture: str
@@ -34,6 +35,7 @@ class DrafterConfig:
     markov_head_type: str
     confidence_head: bool
     confidence_temperatures: tuple[float, ...]
+    confidence_temperatures_greedy: tuple[float, ...]
     softcap: float | None
     gemma: bool
 
@@ -75,6 +77,7 @@ class DrafterConfig:
             markov_head_type=raw.get("markov_head_type", "vanilla"),
             confidence_head=bool(raw.get("enable_confidence_head")),
             confidence_temperatures=tuple(raw.get("confidence_temperatures") or ()),
+            confidence_temperatures_greedy=tuple(raw.get("confidence_temperatures_greedy") or ()),
             softcap=raw.get("final_logit_softcapping"),
             gemma=gemma,
         )
@@ -100,8 +103,17 @@ class DrafterConfig:
             raise ValueError(f"mask_token_id {self.mask_token_id} is outside the vocabulary of {self.vocab_size}")
         if self.markov_rank and self.markov_head_type not in HEADS:
             raise ValueError(f"no Markov head here is of type {self.markov_head_type!r}; known are {', '.join(HEADS)}")
-        if self.confidence_temperatures and len(self.confidence_temperatures) != self.block_size:
-            raise ValueError(
-                f"confidence_temperatures has {len(self.confidence_temperatures)} entries, "
-                f"but the block has {self.block_size} positions"
-            )
+        for name in ("confidence_temperatures", "confidence_temperatures_greedy"):
+            check_temperatures(name, getattr(self, name), self.block_size)
+
+    def temperatures(self, greedy):
+        """The divisors for the confidence logits, or (): the greedy list if there is one and drafts are ``greedy``."""
+        return (greedy and self.confidence_temperatures_greedy) or self.confidence_temperatures
+
+
+def check_temperatures(name, temperatures, positions):
+    """Raise ValueError unless ``temperatures`` is empty or holds a positive number for each of ``positions``."""
+    if temperatures and len(temperatures) != positions:
+        raise ValueError(f"{name} has {len(temperatures)} entries, but the block has {positions} positions")
+    if bad := [t for t in temperatures if not (isinstance(t, int | float) and 0 < t < float("inf"))]:
+        raise ValueError(f"{name} holds {bad[0]!r}; a temperature is a finite positive number")

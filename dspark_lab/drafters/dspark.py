@@ -32,7 +32,7 @@ class DSpark(BlockDrafter):
         """One pass for all slots, then a token at a time: correct the slot's logits, draw, go on."""
         states = self.draft_states(anchor, cache)[0, :length]  # (length, d)
         tokens, probs = self.draw(anchor, states, self.base_logits(states), sampling, key)
-        return Draft(tokens, probs, self.confidence(anchor, tokens, states))
+        return Draft(tokens, probs, self.confidence(anchor, tokens, states, sampling))
 
     def draw(self, anchor, states, base_logits, sampling, key):
         """Draw x_1, x_2, ...: q_k is softmax(base_logits_k + B(x_{k-1}, .)), and x_k is drawn from that q_k."""
@@ -45,12 +45,16 @@ class DSpark(BlockDrafter):
             tokens.append(previous)
         return mx.stack(tokens), mx.stack(probs)
 
-    def confidence(self, anchor, tokens, states):
-        """c_1 .. c_γ of drafted ``tokens`` (γ,) at ``states`` (γ, d), or None without a confidence head."""
+    def confidence(self, anchor, tokens, states, sampling):
+        """c_1 .. c_γ of drafted ``tokens`` (γ,) at ``states`` (γ, d), or None without a confidence head.
+
+        Greedy drafts have a calibration of their own: at temperature 0 a draft is right or wrong, and the head was
+        trained towards an overlap of soft distributions.
+        """
         if "confidence_head" not in self:
             return None
         previous = mx.concatenate([mx.array([anchor]), tokens[:-1]])
         logits = self.confidence_head(states, self.markov_head.markov_w1(previous))
-        if self.config.confidence_temperatures:
-            logits = logits / mx.array(self.config.confidence_temperatures[: len(states)])
+        if temperatures := self.config.temperatures(greedy=sampling.temperature == 0):
+            logits = logits / mx.array(temperatures[: len(states)])
         return mx.sigmoid(logits)

@@ -147,7 +147,7 @@ def power(law, alternative, n):
 # Broken variants: what to patch in the loop, and the same as rules of the toy world.
 def argmax_drafts(patch, world):
     """(a) The drafter takes its most probable token and says that it drew it from its soft q."""
-    patch.setattr("dspark_lab.drafters.dspark.sample", lambda probs, key: mx.argmax(probs, axis=-1))
+    patch.setattr(Sampling, "draw", lambda self, probs, key: mx.argmax(probs, axis=-1))
     return {"drawn": lambda committed, drafted: np.eye(1, 4096, np.argmax(world.q(committed, drafted)))[0]}
 
 
@@ -180,7 +180,7 @@ def another_q(patch, world):
     def flat(probs):
         return mx.sqrt(probs) / mx.sum(mx.sqrt(probs), axis=-1, keepdims=True)
 
-    patch.setattr("dspark_lab.drafters.dspark.sample", lambda probs, key: sampling.sample(flat(probs), key))
+    patch.setattr(Sampling, "draw", lambda self, probs, key: sampling.sample(flat(probs), key))
     return {"drawn": lambda committed, drafted: np.array(flat(mx.array(world.q(committed, drafted))), np.float64)}
 
 

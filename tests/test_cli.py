@@ -90,7 +90,7 @@ def test_race(command, golden):
 
 
 def test_race_without_arguments(command, golden, monkeypatch):
-    monkeypatch.setattr(lab, "load_pair", lambda target, drafter: golden)
+    monkeypatch.setattr(lab, "load_pair", lambda *args, **options: golden)
     result = command("race", env=TERMINAL)
     assert result.exit_code == 0 and "the same, one for one" in result.stdout
     assert cli.HARDER in result.stdout

@@ -27,6 +27,10 @@ Mode = Annotated[str | None, typer.Option(help="The drafter; the pair's best if 
 Temperatures = Annotated[str, typer.Option(help="Separated by commas; 0 is greedy.")]
 Prompts = Annotated[int, typer.Option(min=2, help="Held-out prompts a domain.")]
 MaxTokens = Annotated[int, typer.Option(min=2, help="Tokens generated a prompt at most.")]
+DrafterBits = Annotated[
+    int | None,
+    typer.Option(help="Measure each drafter a second time, quantized to so many bits: dspark beside dspark@4bit."),
+]
 Out = Annotated[Path, typer.Option(help="The JSON file to write.", show_default="in the package's traces/")]
 
 
@@ -41,6 +45,7 @@ def acceptance(
     prompts: Prompts = 60,
     answers: Annotated[int, typer.Option(min=2, help="Held-out answers a domain, for bits per byte.")] = 400,
     max_tokens: MaxTokens = 96,
+    drafter_bits: DrafterBits = None,
     out: Out = TRACES / "acceptance.json",
 ):
     """How much of a whole block the target accepts, with 95 % intervals over prompts."""
@@ -49,6 +54,8 @@ def acceptance(
     from dspark_lab.bench.tables import acceptance_tables
 
     pair = load(model, drafter, source)
+    if drafter_bits:
+        add_quantized(pair, drafter_bits)
     modes = split(modes) or [name for name in pair.modes if name != "baseline"]
     temperatures = [float(t) for t in split(temperatures)]
     asked = {domain: heldout_prompts(domain, prompts, source) for domain in split(domains)}
@@ -205,6 +212,16 @@ def load(model, drafters, source):
             raise ValueError(f"the pair has a {folder.name} already; rename the folder {folder}")
         pair.drafters[folder.name], pair.folders[folder.name] = load_drafter(folder, pair.target), folder
     return pair
+
+
+def add_quantized(pair, bits):
+    """Put each drafter of ``pair`` that has weights into it once more, quantized to ``bits``."""
+    from dspark_lab.drafters.load import load_drafter
+
+    for mode, folder in list(pair.folders.items()):
+        if mode != "target":
+            name = f"{mode}@{bits}bit"
+            pair.drafters[name], pair.folders[name] = load_drafter(folder, pair.target, bits), folder
 
 
 def pick_threads(pair, mode, asked):

@@ -242,7 +242,7 @@ def test_doctor_finds_a_slow_blas(monkeypatch):
     monkeypatch.setattr(mx, "default_device", lambda: mx.cpu)
     monkeypatch.setattr(doctor.sys, "platform", "linux")
     for blas, speed, words in (
-        ("reference", 5, "reference BLAS, about forty times"),
+        ("reference", 5, "reference BLAS, about forty"),
         ("openblas", 9, "Only 9 GFLOP/s"),
     ):
         monkeypatch.setattr(doctor.blas, "name", lambda blas=blas: blas)

@@ -163,9 +163,7 @@ def test_rope_theta_or_rope_parameters(golden_folder, tmp_path, which):
     source, theta = golden_folder / which, {"rope_theta": 1000000.0}
     variants = [
         edited(source, tmp_path / "old", rope_parameters=None, **theta),
-        edited(
-            source, tmp_path / "new", rope_theta=None, rope_parameters={"rope_type": "default", "rope_theta": theta}
-        ),
+        edited(source, tmp_path / "new", rope_theta=None, rope_parameters={"rope_type": "default", **theta}),
         edited(source, tmp_path / "other", rope_theta=50.0, rope_parameters=None),
     ]
     texts = []

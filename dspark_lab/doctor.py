@@ -40,7 +40,7 @@ def facts(speed):
     """(what, found) of the machine and its software; ``speed``: as ``gflops`` measured it."""
     info, (limit, whose) = mx.device_info(), memory.available()
     kind = "CPU" if on_cpu() else "Metal" if mx.metal.is_available() else "CUDA"
-    threads = f", {blas.threads()} threads" if blas.name() == "openblas" else ""
+    threads = f" on {blas.threads()} thread{'s' * (blas.threads() > 1)}" if blas.name() == "openblas" else ""
     yield "machine", f"{processor()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}"
     yield "device", f"{kind} ({info.get('device_name', platform.machine())})"
     yield "memory", f"{whose} {limit / memory.GB:.1f} GB" if limit else "not known"

@@ -7,8 +7,13 @@ Nothing from a checkpoint is executed, since anybody can publish one: weights ar
 import json
 
 import mlx.core as mx
+import mlx.nn as nn
 from mlx.utils import tree_flatten
 from safetensors import SafetensorError, safe_open
+
+INDEX = "model.safetensors.index.json"  # says which shard holds which tensor
+HEADS = ("embed_tokens", "lm_head", "markov_head")
+PARTS = {"fc": ("fc",), "heads": HEADS}  # of a drafter, that may be left unquantized
 
 
 def read_config(folder, name="config.json"):
@@ -32,6 +37,10 @@ def weight_files(folder, pattern="model*.safetensors"):
         raise FileNotFoundError(f"{folder} has no {pattern} file; weights in other formats are not read")
     for path in files:
         check_whole(path)
+    if pattern.startswith("model") and (folder / INDEX).is_file():
+        named = set(read_config(folder, INDEX).get("weight_map", {}).values())
+        if absent := sorted(named - {file.name for file in files}):
+            raise FileNotFoundError(f"{folder} lacks {', '.join(absent)}, which its index names; download it again")
     return files
 
 
@@ -58,22 +67,57 @@ def dequantize(weights, quantization):
     ``quantization``: the entry of that name in config.json, ``group_size`` and ``bits``; what it says under a layer's
     own name goes for that layer. Raises ValueError for modes other than MLX's affine one.
     """
-    if quantization.get("mode", "affine") != "affine":
-        raise ValueError(f'the weights are quantized in mode {quantization["mode"]!r}; only "affine" is read here')
     plain = {}
     for name, tensor in weights.items():
         stem, _, kind = name.rpartition(".")
         if f"{stem}.scales" not in weights or kind == "bias":
             plain[name] = tensor
         elif kind == "weight":
-            scales, biases = (weights[f"{stem}.{part}"].astype(mx.float32) for part in ("scales", "biases"))
             own = {**quantization, **quantization.get(stem, {})}
+            if own.get("mode", "affine") != "affine":
+                raise ValueError(f'the weights are quantized in mode {own["mode"]!r}; only "affine" is read here')
+            scales, biases = (weights[f"{stem}.{part}"].astype(mx.float32) for part in ("scales", "biases"))
             plain[name] = mx.dequantize(tensor, scales, biases, group_size=own["group_size"], bits=own["bits"])
     return plain
 
 
-def load_weights(module, weights, folder):
-    """Put ``weights`` into ``module``. Raises ValueError that names tensors missing, extra, misshapen or NaN."""
+def quantize(weights, bits, unquantized=(), folder=""):
+    """Quantize a drafter's matrices to ``bits`` in MLX's affine mode, in place; returns what config.json would say.
+
+    Groups are of 64 numbers, of 32 where rows do not divide by 64; rows that divide by neither stay whole, and so do
+    the confidence head (one row) and the parts ``unquantized`` ("fc", "heads"). ``dequantize`` is the inverse. Matrices
+    are read one at a time, so that no two of them are in memory whole. Raises ValueError that names the ``folder`` for
+    a NaN, which could not be told any more once it is packed.
+    """
+    kept = ("confidence_head", *(stem for part in unquantized for stem in PARTS[part]))
+    settings = {"group_size": 64, "bits": bits}
+    for name in [name for name, tensor in weights.items() if name.endswith(".weight") and tensor.ndim == 2]:
+        stem, width = name.removesuffix(".weight"), weights[name].shape[1]
+        size = next((size for size in (64, 32) if width % size == 0), None)
+        if size is None or stem.split(".")[0] in kept:
+            continue
+        check_numbers({name: weights[name]}, folder)
+        packed = mx.quantize(weights.pop(name), size, bits)
+        mx.eval(packed)
+        weights |= zip((name, f"{stem}.scales", f"{stem}.biases"), packed)
+        settings[stem] = {"group_size": size, "bits": bits}
+    return settings
+
+
+def quantize_module(module, weights, quantization):
+    """Make the layers of ``module`` quantized for which ``weights`` holds scales, as ``quantization`` says."""
+    defaults = {name: quantization[name] for name in ("group_size", "bits", "mode") if name in quantization}
+    nn.quantize(
+        module,
+        class_predicate=lambda name, _: f"{name}.scales" in weights and {**defaults, **quantization.get(name, {})},
+    )
+
+
+def load_weights(module, weights, folder, dtype=None):
+    """Put ``weights`` into ``module``, cast to ``dtype`` (None: float32 on a CPU, which its BLAS does, else as stored).
+
+    Raises ValueError that names tensors missing, extra, misshapen or NaN.
+    """
     expected = dict(tree_flatten(module.parameters()))
     problems = [
         f"{name} is missing, expected shape {expected[name].shape}" for name in expected.keys() - weights.keys()
@@ -87,9 +131,9 @@ def load_weights(module, weights, folder):
     if problems:
         raise ValueError(f"the weights in {folder} do not fit its config.json: {'; '.join(sorted(problems))}")
     check_numbers(weights, folder)
-    if mx.default_device() == mx.cpu:  # float32 is what the BLAS does
-        weights = {name: tensor.astype(mx.float32) for name, tensor in weights.items()}
     module.load_weights(list(weights.items()))
+    if dtype := dtype or (mx.float32 if mx.default_device() == mx.cpu else None):
+        module.set_dtype(dtype)  # floating-point tensors only: packed weights stay as they are
     mx.eval(module.parameters())
 
 

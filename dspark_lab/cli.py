@@ -1,4 +1,4 @@
-"""The command line: dspark-lab generate | race | pairs | bench | train | export | notebooks.
+"""The command line: dspark-lab generate | race | pairs | doctor | bench | train | export | notebooks.
 
 Everything heavy is imported inside the command that needs it, so that ``--help`` answers at once.
 """
@@ -63,8 +63,19 @@ app = typer.Typer(
 trainer = typer.Typer(help="Train a pair of your own.")
 app.add_typer(trainer, name="train")
 
-Model = Annotated[str | None, typer.Option(help='A target\'s folder, or "lab-base"; the lab pair if left out.')]
-Drafters = Annotated[list[str] | None, typer.Option("--drafter", help="A drafter's folder; may be given repeatedly.")]
+Model = Annotated[
+    str | None,
+    typer.Option(help='A target\'s folder or repository on the Hub, or "lab-base"; the lab pair if left out.'),
+]
+Drafters = Annotated[
+    list[str] | None, typer.Option("--drafter", help="A drafter's folder or repository; may be given repeatedly.")
+]
+DrafterBits = Annotated[
+    int | None,
+    typer.Option(help="Quantize drafters to so many bits; 0: not. If left out: 4 for those of the Hub."),
+]
+Dtype = Annotated[str | None, typer.Option(help="float32, float16 or bfloat16 for what is not quantized.")]
+Force = Annotated[bool, typer.Option("--force", help="Load it even if memory will not do.")]
 Mode = Annotated[str | None, typer.Option(help="dspark, dflash, dflash16, eagle3, lookup or baseline.")]
 MaxDraft = Annotated[int | None, typer.Option(help="Tokens drafted a pass at most; the whole block if left out.")]
 Temperature = Annotated[float, typer.Option(help="0 is greedy.")]
@@ -87,13 +98,16 @@ def generate(
     top_k: Annotated[int, typer.Option(help="Keep this many tokens; 0 keeps all.")] = 0,
     seed: Seed = 0,
     max_tokens: MaxTokens = 128,
+    drafter_bits: DrafterBits = None,
+    dtype: Dtype = None,
+    force: Force = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, with every round.")] = False,
 ):
     """Answer a prompt, and show what became of every drafted token."""
     prompt = read_prompt() if prompt is None else prompt
     options = {"chat": chat, "max_draft": max_draft, "confidence_threshold": confidence_threshold, "seed": seed}
     options |= {"temperature": temperature, "top_p": top_p, "top_k": top_k, "max_tokens": max_tokens}
-    pair = lab.load_pair(model, drafter=drafter or None)
+    pair = lab.load_pair(model, drafter or None, mode, drafter_bits=drafter_bits, dtype=dtype, force=force)
     console = Console(highlight=False)
     if as_json:
         print_json(lab.generate(pair, prompt, mode, **options))
@@ -155,6 +169,9 @@ def race(
     temperature: Temperature = 0.0,
     seed: Seed = 0,
     max_tokens: MaxTokens = 128,
+    drafter_bits: DrafterBits = None,
+    dtype: Dtype = None,
+    force: Force = False,
 ):
     """Decode one prompt plainly and speculatively, side by side, and compare tokens, passes and seconds."""
     from dspark_lab.race import compare, line_up
@@ -163,7 +180,7 @@ def race(
     console = Console(highlight=False)
     options = {"max_draft": max_draft, "temperature": temperature, "seed": seed, "max_tokens": max_tokens}
     with console.status("loading and warming up"):
-        pair = lab.load_pair(model, drafter=drafter or None)
+        pair = lab.load_pair(model, drafter or None, mode, drafter_bits=drafter_bits, dtype=dtype, force=force)
         lanes = line_up(pair, prompt, mode, **options)
     console.print(Text(f"{prompt}\n", "bold"))
     show(lanes, decoder(pair), console)
@@ -194,11 +211,26 @@ def show(lanes, decode, console):
 @app.command()
 def pairs():
     """List the pairs that are known, with what can draft for each."""
-    from dspark_lab.listing import lab_pair
+    from dspark_lab.listing import figures, lab_pair, published
 
     console = Console(highlight=False)
-    console.print(lab_pair())
-    console.print("The published Qwen3 and Gemma-4 pairs come with a later version; folders of them load with --model.")
+    for part in (lab_pair(), published(), figures()):
+        console.print(part)
+        console.print()
+    console.print(
+        "--model takes any of these in any conversion, by whomever, and finds its drafter; --mode chooses another.",
+        "Memory is for short contexts, with the first drafter. Figures are their sources' own, on their machines;",
+        "for yours: dspark-lab race --model mlx-community/Qwen3-4B-8bit",
+        sep="\n",
+    )
+
+
+@app.command()
+def doctor():
+    """Say what this machine has, device, memory, BLAS, versions and models, and what would be slow here and why."""
+    from dspark_lab.doctor import examine
+
+    examine(Console(highlight=False))
 
 
 @trainer.callback()

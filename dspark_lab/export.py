@@ -26,7 +26,7 @@ def export_pair(pair, out):
         raise ValueError(f"{out} exists already and is not an empty folder; give a new one")
     source = pair.folders["target"]
     config = read_config(source)
-    target = whole(pair.target.model, config)
+    target = whole(pair.target.model)
     write(out / "target", target, config)
     for pattern in TOKENIZER_FILES:
         for file in source.glob(pattern):
@@ -36,15 +36,19 @@ def export_pair(pair, out):
     for mode, folder in pair.folders.items():
         if mode != "target":
             drafter, config = pair.drafters[mode], read_config(folder)
-            weights = dict(tree_flatten(drafter.parameters()))
+            weights = whole(drafter)
             write(out / mode, weights if isinstance(drafter, DFlash16) else own | weights, config)
     return out
 
 
-def whole(model, config):
-    """The tensors of ``model``, by name, with any that are quantized as ``config`` says dequantized."""
-    weights = dict(tree_flatten(model.parameters()))
-    return dequantize(weights, config["quantization"]) if "quantization" in config else weights
+def whole(model):
+    """The tensors of ``model``, by name, with those of its quantized layers dequantized."""
+    quantized = {
+        name: {"group_size": layer.group_size, "bits": layer.bits, "mode": layer.mode}
+        for name, layer in model.named_modules()
+        if "scales" in layer
+    }
+    return dequantize(dict(tree_flatten(model.parameters())), quantized)
 
 
 def write(folder, weights, config):

@@ -1,13 +1,14 @@
-"""What the lab pair is made of, read from its folders without loading a weight."""
+"""What pairs there are: the lab pair, read from its folders without loading a weight, and the published ones."""
 
 from math import prod
 
 from rich.table import Table
 from safetensors import safe_open
 
-from dspark_lab import pair
+from dspark_lab import memory, pair
 from dspark_lab.checkpoint import read_config, weight_files
 from dspark_lab.drafters import DRAFTERS
+from dspark_lab.registry import PUBLISHED
 
 
 def lab_pair():
@@ -65,3 +66,36 @@ def parameters(files, bits):
         if not (packed and kind in ("scales", "biases")):
             count += prod(shape) * (32 // bits if packed and kind == "weight" else 1)
     return count
+
+
+def published():
+    """A table of the published targets with what drafts for them and the gigabytes that both will take, about."""
+    table = Table(title="published, downloaded from the Hub when first used", title_justify="left")
+    for name, justify in (("target", "left"), ("mode", "left"), ("drafter", "left"), ("8-bit", "right")):
+        table.add_column(name, justify=justify, overflow="fold")
+    table.add_column("4-bit", justify="right")
+    for known in PUBLISHED:
+        for i, (mode, repository) in enumerate(known.drafters.items()):
+            sizes = [f"{gigabytes(known, bits):.0f} GB" for bits in (8, 4)] if i == 0 else ["", ""]
+            table.add_row(
+                "" if i else known.converted, mode, repository, *sizes, end_section=i == len(known.drafters) - 1
+            )
+    return table
+
+
+def gigabytes(known, bits, on_cpu=False):
+    """What a Published target in ``bits`` needs with its best drafter in 4 bits, about; in float32 on a CPU."""
+    widths = (32, 32) if on_cpu else (bits + 0.5, pair.HUB_DRAFTER_BITS + 0.5)
+    weights = known.billions * widths[0] + (known.drafter_billions or 0) * widths[1]
+    return weights / 8 * (1 + memory.PASSES)
+
+
+def figures():
+    """A table of what others have measured with the published pairs."""
+    table = Table(title="what others have measured", title_justify="left")
+    for name in ("target", "figure", "machine", "source"):
+        table.add_column(name)
+    for known in PUBLISHED:
+        for figure in known.figures:
+            table.add_row(known.name, figure.what, figure.machine, figure.source)
+    return table

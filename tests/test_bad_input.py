@@ -90,7 +90,9 @@ def test_cache_that_cannot_be_rolled_back(golden, monkeypatch):
 
 
 def test_places(tmp_path, monkeypatch):
-    with pytest.raises(FileNotFoundError, match="'Qwen/Qwen3-4B' is no folder on this machine"):
+    with pytest.raises(FileNotFoundError, match=r"'Qwen3-4B' is no folder on this machine.* as OWNER/NAME"):
+        lab.load_pair("Qwen3-4B")
+    with pytest.raises(FileNotFoundError, match=r"Qwen/Qwen3-4B is not whole in the Hub's cache .* HF_HUB_OFFLINE"):
         lab.load_pair("Qwen/Qwen3-4B")
     monkeypatch.setattr(pair_module, "WEIGHTS", tmp_path / "weights")
     for name in (None, "lab", "lab-base"):

@@ -125,6 +125,15 @@ def test_acceptance_adds_up(command):
         assert title in result.output
 
 
+def test_acceptance_quantized_beside_unquantized(command):
+    """The same texts, drafted by a drafter as it is and in 2 bits: two rows, and not the same."""
+    args = ("--answers", 2, "--domains", "code", "--modes", "dflash,dflash@2bit", "--temperatures", "1")
+    result, record = command("acceptance", *SMALL, *args, "--drafter-bits", 2)
+    cells = [record["cells"][f"overlaps/code/{mode}"] for mode in ("dflash", "dflash@2bit")]
+    assert cells[0]["counts"] == cells[1]["counts"] and cells[0]["tables"] != cells[1]["tables"]
+    assert "rollouts/code/dflash@2bit/1" in record["cells"] and "dflash@2bit" in result.output
+
+
 def test_interrupted_run_keeps_its_cells_and_goes_on(command, monkeypatch):
     args = ("acceptance", *SMALL, "--answers", 2, "--domains", "code,math", "--modes", "dspark", "--temperatures", "0")
     calls, real = [], bench_acceptance.rollouts

@@ -1,9 +1,11 @@
 """The command line: what it prints on a terminal and into a pipe, its exit codes, and what ``--help`` may import."""
 
 import json
+import platform
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 from types import ModuleType
 
 import mlx.core as mx
@@ -13,8 +15,9 @@ from typer.testing import CliRunner
 
 import dspark_lab as lab
 import dspark_lab.pair
-from dspark_lab import cli
+from dspark_lab import cli, doctor, memory
 from dspark_lab.listing import parameters
+from dspark_lab.registry import PUBLISHED
 from dspark_lab.terminal import Ribbon
 
 PROMPT = "def encode(self, input):"
@@ -90,7 +93,7 @@ def test_race(command, golden):
 
 
 def test_race_without_arguments(command, golden, monkeypatch):
-    monkeypatch.setattr(lab, "load_pair", lambda target, drafter: golden)
+    monkeypatch.setattr(lab, "load_pair", lambda *args, **options: golden)
     result = command("race", env=TERMINAL)
     assert result.exit_code == 0 and "the same, one for one" in result.stdout
     assert cli.HARDER in result.stdout
@@ -160,7 +163,7 @@ import sys
 sys.argv[0] = "dspark-lab"
 from typer.testing import CliRunner
 from dspark_lab.cli import app
-commands = "generate race pairs export bench notebooks train".split()
+commands = "generate race pairs doctor export bench notebooks train".split()
 for args in ([], *([name] for name in commands if name != "bench"), ["train", "lab"]):
     result = CliRunner().invoke(app, [*args, "--help"])
     assert result.exit_code == 0 and "Usage" in result.stdout, args
@@ -178,6 +181,73 @@ def test_pairs(command, lab_folder, monkeypatch):
     for words in (["target: 6 layers of 64", "vocabulary 128"], ["dspark", "vanilla Markov head and confidence head"]):
         assert any(all(word in line for word in words) for line in result.stdout.splitlines())
     assert all(mode in result.stdout for mode in lab.load_pair(lab_folder).modes)
+    for known in PUBLISHED:
+        assert known.converted in result.stdout and all(name in result.stdout for name in known.drafters.values())
+    assert all(
+        f"{source} " in result.stdout for source in ("mlx-dspark", "DSpark paper, 2026", "dflash-mlx, April 2026")
+    )
+
+
+def test_loading_options(command, golden, monkeypatch):
+    """Generating and racing hand them on; what memory has to say comes as any other bad input."""
+    seen = []
+    monkeypatch.setattr(lab, "load_pair", lambda *args, **options: seen.append((args, options)) or golden)
+    options = ("--mode", "dspark", "--drafter-bits", 4, "--dtype", "float16", "--force", "--max-tokens", 4)
+    for name in ("generate", "race"):
+        assert command(name, "--model", "a/b", "--drafter", "c/d", "--prompt", PROMPT, *options).exit_code == 0
+    expected = (("a/b", ["c/d"], "dspark"), {"drafter_bits": 4, "dtype": "float16", "force": True})
+    assert seen == [expected, expected]
+    monkeypatch.undo()
+    monkeypatch.setattr(memory, "available", lambda: (1000, "free here are"))
+    result = command("generate", "--golden", "--prompt", PROMPT)
+    assert result.exit_code == 2 and "free here are 0.0 GB" in result.stderr and "--force" in result.stderr
+
+
+def test_doctor(command):
+    """On this machine: device, memory, BLAS with a measured figure, versions, models."""
+    result = command("doctor", env={**PLAIN, "COLUMNS": "200"})
+    assert result.exit_code == 0
+    rows = {line.split("  ")[0]: line for line in result.stdout.splitlines()}
+    names = ("machine", "device", "memory", "Python", "packages", "lab pair", "Hub", "in its cache", "would fit")
+    assert all(name in rows for name in names)
+    assert "offline (HF_HUB_OFFLINE)" in rows["Hub"] and f"mlx {version('mlx')}" in rows["packages"]
+    if mx.default_device() == mx.cpu:
+        assert re.search(r"\d+ GFLOP/s in float32", rows["BLAS"])
+        assert "all becomes float32" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("chip", "macos", "words"),
+    [
+        ("Apple M1 Pro", "14.6", ["no bfloat16 arithmetic", "macOS 14.6 may page", "12.0 of this Mac's 16.0 GB"]),
+        ("Apple M4 Pro", "15.2", ["12.0 of this Mac's 16.0 GB", "iogpu.wired_limit_mb", "--max-draft"]),
+    ],
+)
+def test_doctor_on_a_mac(monkeypatch, chip, macos, words):
+    """What it says of Apple silicon, by chip and system."""
+    info = {"max_recommended_working_set_size": 12e9, "memory_size": 16e9, "device_name": chip}
+    monkeypatch.setattr(mx, "default_device", lambda: mx.gpu)
+    monkeypatch.setattr(mx, "device_info", lambda: info)
+    monkeypatch.setattr(mx.metal, "is_available", lambda: True)
+    monkeypatch.setattr(doctor, "processor", lambda: chip)
+    monkeypatch.setattr(platform, "mac_ver", lambda: (macos, ("", "", ""), "arm64"))
+    reasons = " ".join(doctor.slow(1000))
+    assert all(word in reasons for word in words)
+    assert ("bfloat16" in reasons, "may page" in reasons) == (chip == "Apple M1 Pro",) * 2
+    assert dict(doctor.facts(1000))["memory"] == "Metal recommends at most 12.0 GB"
+    assert list(doctor.fitting())[:4] == ["Qwen3-4B 8-bit", "Qwen3-8B 8-bit", "Qwen3-14B 4-bit", "Gemma-4 12B 4-bit"]
+
+
+def test_doctor_finds_a_slow_blas(monkeypatch):
+    monkeypatch.setattr(mx, "default_device", lambda: mx.cpu)
+    monkeypatch.setattr(doctor.sys, "platform", "linux")
+    for blas, speed, words in (
+        ("reference", 5, "reference BLAS, about forty"),
+        ("openblas", 9, "Only 9 GFLOP/s"),
+    ):
+        monkeypatch.setattr(doctor.blas, "name", lambda blas=blas: blas)
+        assert words in " ".join(doctor.slow(speed))
+    assert "GFLOP/s" not in " ".join(doctor.slow(100))
 
 
 def test_pairs_without_weights(command, tmp_path, monkeypatch):

@@ -31,7 +31,7 @@ from dspark_lab.toy import ToyWorld, one_round
 PROMPT = "It was the whale, and the"  # acceptance is well inside (0, 1) for all three modes
 TOKENS = 3  # whose joint law is tested
 DECODED = 4  # so that a first draft of three can be accepted whole
-N, N_LIVE = 2500, 500
+N, N_LIVE = 3500, 500
 MIN_EXPECTED = 10
 LEVEL, FALSE_ALARM, POWER = 1e-8, 1e-6, 0.99
 ONE, TWO = Sampling(temperature=1.0, top_k=3), Sampling(temperature=2.0, top_k=3)

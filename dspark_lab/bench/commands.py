@@ -8,6 +8,7 @@ import typer
 from dspark_lab.bench.common import (
     TRACES,
     Domains,
+    DrafterBits,
     Drafters,
     From,
     MaxTokens,
@@ -16,6 +17,7 @@ from dspark_lab.bench.common import (
     Out,
     Prompts,
     Temperatures,
+    add_quantized,
     apart,
     finish,
     load,
@@ -37,6 +39,7 @@ app = typer.Typer(
 def acceptance(
     model: Model = None,
     drafter: Drafters = None,
+    drafter_bits: DrafterBits = None,
     source: From = None,
     domains: Domains = "prose,code,math",
     modes: Annotated[str | None, typer.Option(help="Separated by commas; all that the pair has if left out.")] = None,
@@ -52,6 +55,8 @@ def acceptance(
     from dspark_lab.bench.tables import acceptance_tables
 
     pair = load(model, drafter, source)
+    if drafter_bits:
+        add_quantized(pair, drafter_bits)
     modes = split(modes) or [name for name in pair.modes if name != "baseline"]
     temperatures = [float(t) for t in split(temperatures)]
     asked = {domain: heldout_prompts(domain, prompts, source) for domain in split(domains)}

@@ -19,6 +19,10 @@ Mode = Annotated[str | None, typer.Option(help="The drafter; the pair's best if 
 Temperatures = Annotated[str, typer.Option(help="Separated by commas; 0 is greedy.")]
 Prompts = Annotated[int, typer.Option(min=2, help="Held-out prompts a domain.")]
 MaxTokens = Annotated[int, typer.Option(min=2, help="Tokens generated a prompt at most.")]
+DrafterBits = Annotated[
+    int | None,
+    typer.Option(help="Measure each drafter a second time, quantized to so many bits: dspark beside dspark@4bit."),
+]
 Out = Annotated[Path, typer.Option(help="The JSON file to write.", show_default="in the package's traces/")]
 
 
@@ -36,6 +40,16 @@ def load(model, drafters, source):
             raise ValueError(f"the pair has a {folder.name} already; rename the folder {folder}")
         pair.drafters[folder.name], pair.folders[folder.name] = load_drafter(folder, pair.target), folder
     return pair
+
+
+def add_quantized(pair, bits):
+    """Put each drafter of ``pair`` that has weights into it once more, quantized to ``bits``."""
+    from dspark_lab.drafters.load import load_drafter
+
+    for mode, folder in list(pair.folders.items()):
+        if mode != "target":
+            name = f"{mode}@{bits}bit"
+            pair.drafters[name], pair.folders[name] = load_drafter(folder, pair.target, bits), folder
 
 
 def pick_threads(pair, mode, asked):

@@ -2,16 +2,22 @@
 
 from pathlib import Path
 
-from dspark_lab.checkpoint import dequantize, load_weights, read_config, read_weights
+import mlx.core as mx
+
+from dspark_lab.checkpoint import dequantize, load_weights, quantize, quantize_module, read_config, read_weights
 from dspark_lab.drafters import DRAFTERS
 from dspark_lab.drafters.config import DrafterConfig
 
 
-def load_drafter(folder, target):
+def load_drafter(folder, target, bits=0, unquantized=(), dtype=None):
     """The drafter in ``folder`` for ``target``, evaluated.
 
-    Raises FileNotFoundError for a missing file and ValueError, naming folder and fault, for a config that no drafter
-    here reads or that does not fit the target, and for tensors that are missing, extra, misshapen, damaged or NaN.
+    ``bits``: quantize its matrices (0: leave them as they are stored), but for the parts ``unquantized``, see
+    ``checkpoint.quantize``. On a GPU quantized matrices stay so. A CPU has fast products for float32 alone: there they
+    are dequantized again, so that a drafter accepts what it would elsewhere, in another time. ``dtype``: as in
+    ``load_weights``. Raises FileNotFoundError for a missing file and ValueError, naming folder and fault, for a config
+    that no drafter here reads or that does not fit the target, and for tensors that are missing, extra, misshapen,
+    damaged or NaN.
     """
     folder = Path(folder)
     raw = read_config(folder)
@@ -22,12 +28,23 @@ def load_drafter(folder, target):
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from None
     weights = read_weights(folder)
-    if quantization := raw.get("quantization"):
-        weights = dequantize(weights, quantization)
+    quantization = raw.get("quantization")
+    if bits:
+        weights = dequantize(weights, quantization) if quantization else weights
+        quantization = quantize(weights, bits, unquantized, folder)
     own = {"own_embedding": "embed_tokens.weight" in weights, "own_head": "lm_head.weight" in weights}
     drafter = kind(config, target, **own)
-    load_weights(drafter, weights, folder)
+    if quantization and stays_quantized():
+        quantize_module(drafter, weights, quantization)
+    elif quantization:
+        weights = dequantize(weights, quantization)
+    load_weights(drafter, weights, folder, dtype)
     return drafter
+
+
+def stays_quantized():
+    """Whether this device multiplies quantized matrices as they are."""
+    return mx.default_device() != mx.cpu
 
 
 def kind_of(config):

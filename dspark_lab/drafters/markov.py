@@ -20,9 +20,13 @@ class VanillaHead(nn.Module):
         self.markov_w1 = nn.Embedding(vocab_size, rank)
         self.markov_w2 = nn.Linear(rank, vocab_size, bias=False)
 
+    def embed(self, previous):
+        """The rows W1[x] (..., r) of ``previous`` (...); a quantized table is looked up by lists of ids alone."""
+        return self.markov_w1(previous.reshape(-1)).reshape(*previous.shape, -1)
+
     def step(self, previous, hidden, state):
         """The bias W1[x] W2, (..., vocab); no state."""
-        return self.markov_w2(self.markov_w1(previous)), None
+        return self.markov_w2(self.embed(previous)), None
 
 
 class GatedHead(VanillaHead):
@@ -34,7 +38,7 @@ class GatedHead(VanillaHead):
 
     def step(self, previous, hidden, state):
         """The gated bias, (..., vocab); no state."""
-        embedded = self.markov_w1(previous)
+        embedded = self.embed(previous)
         gate = mx.sigmoid(self.gate_proj(mx.concatenate([hidden, embedded], axis=-1)))
         return self.markov_w2(gate * embedded), None
 
@@ -51,7 +55,7 @@ class RNNHead(VanillaHead):
 
     def step(self, previous, hidden, state):
         """The bias (..., vocab) and the next state (..., r); a block starts from zeros."""
-        embedded = self.markov_w1(previous)
+        embedded = self.embed(previous)
         state = mx.zeros_like(embedded) if state is None else state
         gate, candidate, output = mx.split(
             self.joint_proj(mx.concatenate([state, embedded, hidden], axis=-1)), 3, axis=-1

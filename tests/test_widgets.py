@@ -81,13 +81,13 @@ def test_a_recorded_race_says_so_and_judges_the_guess():
     show = widgets.Race(traces=[hand_trace("math"), hand_trace("prose", [0] * 19)])
     assert show.start.disabled
     show.guess.value = "prose"
-    assert not show.start.disabled and show.prompt.disabled
+    assert not show.start.disabled and show.prompt.layout.display == "none"
     asyncio.run(show.run())
     assert show.drawing.label.startswith("A recording, not a live run: by hand")
     assert "Still to race before your guess is judged: prose" in show.drawing.status
     show.source.value = show.source.options[1]
     asyncio.run(show.run())
-    assert "Right: you said that prose loses most." in show.drawing.status
+    assert "Right: you said prose; prose lost." in show.drawing.status
     assert show.results["prose"] < 1 < show.results["math"]
     assert "A race" in plots.alt_text(show.figure())
     assert show.drawing.lanes[1]["passes"] == 19 and show.drawing.lanes[1]["finished"]

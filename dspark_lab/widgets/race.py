@@ -32,9 +32,9 @@ class Race(ipywidgets.VBox):
     """Two lanes side by side, with controls: domain, prompt, mode, temperature, draft length, live or recorded.
 
     ``pair``: what `race.line_up` takes, or None for recorded races alone. ``prompts``: domain -> text. ``traces``:
-    races as `race.record` keeps them; they carry a domain. The reader first says which domain will lose; ``results``,
-    domain -> how many times as fast as plain decoding, tells. ``max_tokens``: of each lane; ``seed``: above
-    temperature 0.
+    races as `race.record` keeps them, with a domain and a stamp. The reader first says which domain will lose;
+    ``results``, domain -> how many times as fast as plain decoding, tells. ``max_tokens``: of each lane; ``seed``:
+    above temperature 0. The kernel stays free between rounds, so the controls work while a race runs.
     """
 
     results = traitlets.Dict()
@@ -82,12 +82,13 @@ class Race(ipywidgets.VBox):
             self.draft.max = self.pair.drafter(self.mode.value).draft_length
 
     def allow(self, _=None):
-        """Enable what can be used now: nothing starts before the guess, and a recording has no settings."""
+        """Let through what can be used now: nothing starts before the guess, and a recording has no settings."""
         running, live = self.task is not None, self.source.value == LIVE
         self.start.disabled = running or self.guess.value == "no guess yet"
         self.stop.disabled = not running
         for control in self.settings:
-            control.disabled = running or (control is not self.source and not live)
+            control.disabled = running
+            control.layout.display = None if live or control is self.source else "none"
 
     def begin(self):
         """Start in the kernel's own event loop, which goes on answering the controls between rounds."""
@@ -152,7 +153,10 @@ class Race(ipywidgets.VBox):
         said = f"{same} {name_of(lanes[1])} was {other / plain:.2f} times as fast as plain decoding on {domain}. "
         rest = [d for d in self.guess.options[1:] if d not in self.results]
         slowest = min(self.results, key=self.results.get)
-        judged = f"{'Right' if slowest == self.guess.value else 'Not so'}: you said that {self.guess.value} loses most."
+        fared = "lost" if self.results[slowest] < 1 else "won least, and none lost"
+        judged = (
+            f"{'Right' if slowest == self.guess.value else 'Not so'}: you said {self.guess.value}; {slowest} {fared}."
+        )
         told = ", ".join(f"{d} {ratio:.2f}" for d, ratio in self.results.items())
         todo = f"Still to race before your guess is judged: {', '.join(rest)}."
         self.drawing.status = f"{said}So far: {told}. {todo if rest else judged}"

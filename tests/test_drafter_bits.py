@@ -15,6 +15,7 @@ from dspark_lab.checkpoint import quantize
 from dspark_lab.drafters import load as loading
 from dspark_lab.drafters.load import load_drafter
 from dspark_lab.export import export_pair, whole
+from dspark_lab.sampling import Sampling
 
 PROMPT = list(b"def encode(self, input):")
 KINDS = ["dspark_vanilla", "dspark_gated", "dspark_rnn", "dflash_block7", "zlab_dflash_b16", "eagle3"]
@@ -211,7 +212,7 @@ def test_confidence_temperatures_are_read(golden, golden_folder, tmp_path):
     folder = edited(golden_folder / "dspark_vanilla", tmp_path / "calibrated", confidence_temperatures=temperatures)
     plain, calibrated = (load_drafter(at, golden.target) for at in (golden_folder / "dspark_vanilla", folder))
     states, tokens = mx.random.normal((7, 64), key=mx.random.key(1)), mx.arange(7)
-    p, c = (drafter.confidence(3, tokens, states) for drafter in (plain, calibrated))
+    p, c = (drafter.confidence(3, tokens, states, Sampling(temperature=1.0)) for drafter in (plain, calibrated))
     assert mx.allclose(mx.log(c / (1 - c)) * mx.array(temperatures), mx.log(p / (1 - p)), atol=1e-3)
 
 

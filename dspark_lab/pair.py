@@ -191,16 +191,12 @@ def load_target(folder, adapters=None, dtype=None):
     On a CPU, or with adapters, quantized weights are dequantized; on a CPU all becomes float32, the only type that goes
     through BLAS there. ``dtype``: the mlx type that the rest is cast to instead.
     """
-    from mlx_lm.utils import load_model
-
+    from dspark_lab.packaging import load_language_model
     from dspark_lab.target import Target
 
     read_config(folder)
     weight_files(folder)
-    try:
-        model, config = load_model(folder, trust_remote_code=False)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"mlx-lm cannot load {folder}: {' '.join(str(error).split())}") from error
+    model, config = load_language_model(folder)
     check_numbers(dict(tree_flatten(model.parameters())), folder)
     if adapters or mx.default_device() == mx.cpu:
         to_float32(model)

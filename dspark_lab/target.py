@@ -1,38 +1,40 @@
 """A target as a drafter sees it: logits, tapped hidden states, and a cache that can be rolled back.
 
-Any mlx-lm model will do; its own code runs, and nothing of it is patched. While a pass is being described to MLX, the
-layers of this one model stand behind wrappers, which keep what the tapped ones return, and start each layer's
-computation while Python goes on to describe the next.
+Any mlx-lm model will do, and mlx-vlm's language models; their own code runs, and nothing of it is patched. While a pass
+is being described to MLX, the layers of this one model stand behind wrappers, which keep what the tapped ones return,
+and start each layer's computation while Python goes on to describe the next.
 """
 
 from contextlib import contextmanager
 
 import mlx.core as mx
-from mlx_lm.models.cache import can_trim_prompt_cache, make_prompt_cache, trim_prompt_cache
+from mlx_lm.models.cache import make_prompt_cache
+
+from dspark_lab.rollback import recorded, with_rollback
+from dspark_lab.standins import StandIn, first, replaced
 
 
 class Target:
     """A language model with what speculative decoding needs of it.
 
-    ``model``: an mlx-lm model. ``config``: its config.json as a dict.
+    ``model``: an mlx-lm model, or mlx-vlm's language model. ``config``: its config.json as a dict.
     """
 
     def __init__(self, model, config):
         self.model = model
-        text = config.get("text_config", config)
-        self.vocab_size = text["vocab_size"]
-        self.hidden_size = text["hidden_size"]
-        self.num_layers = len(model.layers)
-        self.context_length = text.get("max_position_embeddings")
-        self._embed_tokens = model.model.embed_tokens
-        self._lm_head = getattr(model, "lm_head", None)
+        config = {**config, **config.get("text_config", {})}
+        self.vocab_size = config["vocab_size"]
+        self.hidden_size = config["hidden_size"]
+        self.context_length = config.get("max_position_embeddings")
+        self._language = getattr(model, "language_model", model)  # what reads and writes text, where there is more
+        self._body = self._language.model
+        self.num_layers = len(self._body.layers)
+        self._lm_head = getattr(self._language, "lm_head", None)
 
     def new_cache(self, rollback=True):
-        """An empty key/value cache for one text, one entry a layer; ``rollback``: refuse one that cannot forget."""
+        """An empty cache for one text, an entry a layer; with ``rollback`` all can forget. Raises CannotRollBack."""
         cache = make_prompt_cache(self.model)
-        if rollback:
-            check_rollback(cache)
-        return cache
+        return with_rollback(cache, self._body.layers) if rollback else cache
 
     def forward(self, tokens, cache, taps=()):
         """One pass over ``tokens`` (a list of n ids) that follow what ``cache`` holds; the cache then holds them too.
@@ -45,25 +47,31 @@ class Target:
 
     def run(self, ids, cache, taps):
         """``forward`` for a batch: ``ids`` (B, n) give ``logits`` (B, n, vocab) and ``hidden`` (B, n, taps * d)."""
-        with watched(self.model.layers, taps) as outputs:
-            logits = self.model(ids, cache=cache)
+        with watched(self._body.layers, taps) as outputs, recorded(cache, ids.shape[1]):
+            result = self._language(ids, cache=cache)
+        logits = getattr(result, "logits", result)  # mlx-vlm's come with more
         if -1 in taps:
             outputs[-1] = self.embed(ids)
         return logits, mx.concatenate([outputs[i] for i in taps], axis=-1) if taps else None
 
     def rollback(self, cache, n):
-        """Make ``cache`` forget its last ``n`` tokens."""
-        if n:
-            check_rollback(cache)
-            trim_prompt_cache(cache, n)
+        """Make ``cache`` forget its last ``n`` tokens, at most those of its latest pass."""
+        for entry in cache if n else ():
+            entry.trim(n)
 
     def embed(self, ids):
-        """The target's token embeddings (..., hidden_size) for drafters that bring none of their own."""
-        return self._embed_tokens(ids)
+        """The target's token embeddings (..., hidden_size), for drafters that bring none of their own.
+
+        Scaled as the target's layers get them, where it scales them (Gemma does).
+        """
+        return self._body.embed_tokens(ids) * getattr(self._body, "embed_scale", 1.0)
 
     def head(self, hidden):
-        """The target's output head on ``hidden`` (..., hidden_size), for drafters that bring none of their own."""
-        return self._lm_head(hidden) if self._lm_head else self._embed_tokens.as_linear(hidden)
+        """The target's output head on ``hidden`` (..., hidden_size), for drafters that bring none of their own.
+
+        Without the soft cap that a target may put on its logits: a drafter's config.json names its own.
+        """
+        return self._lm_head(hidden) if self._lm_head else self._body.embed_tokens.as_linear(hidden)
 
 
 @contextmanager
@@ -73,43 +81,21 @@ def watched(layers, taps):
     The dict holds the tapped layers' outputs, by layer. MLX is lazy: without a start nothing would be computed before
     the whole pass is described, which takes Python a fifth of the time that the lab target needs for one token.
     """
-    outputs, originals = {}, list(layers)
-    try:
-        layers[:] = [_Watched(layer, i if i in taps else None, outputs) for i, layer in enumerate(originals)]
+    outputs = {}
+    with replaced(layers, {i: _Watched(layer, i if i in taps else None, outputs) for i, layer in enumerate(layers)}):
         yield outputs
-    finally:
-        layers[:] = originals
 
 
-class _Watched:
-    """Stands in for a layer during one pass: calls it, starts it, keeps its output if tapped; answers for it."""
+class _Watched(StandIn):
+    """Calls its layer, starts it, and keeps its output if tapped."""
 
     def __init__(self, layer, tap, outputs):
-        self._layer, self._tap, self._outputs = layer, tap, outputs
+        super().__init__(layer)
+        self._tap, self._outputs = tap, outputs
 
     def __call__(self, *args, **kwargs):
-        result = self._layer(*args, **kwargs)
-        output = result[0] if isinstance(result, tuple) else result
-        mx.async_eval(output)
+        result = self._module(*args, **kwargs)
+        mx.async_eval(first(result))
         if self._tap is not None:
-            self._outputs[self._tap] = output
+            self._outputs[self._tap] = first(result)
         return result
-
-    def __getattr__(self, name):
-        return getattr(self._layer, name)
-
-
-class CannotRollBack(ValueError):
-    """A cache that cannot forget its last tokens, so that a rejected draft could not be undone."""
-
-
-def check_rollback(cache):
-    """Raise CannotRollBack, naming the cache, unless every entry of ``cache`` can forget its last tokens."""
-    if can_trim_prompt_cache(cache):
-        return
-    kinds = sorted({type(c).__name__ for c in cache if not c.is_trimmable()})
-    raise CannotRollBack(
-        f"the target keeps {', '.join(kinds)} entries that cannot be rolled back, so rejected drafts could not be "
-        "undone; only models whose every cache entry can be trimmed are supported (full attention, or a sliding "
-        'window that has not wrapped yet). mode="baseline" decodes plainly.'
-    )

@@ -7,11 +7,11 @@ from types import SimpleNamespace
 import mlx.core as mx
 import pytest
 from fakes import ScriptedDrafter, ScriptedTarget
-from mlx_lm.models.cache import RotatingKVCache
+from mlx_lm.models.cache import KVCache, RotatingKVCache
 
 import dspark_lab as lab
 from dspark_lab import pair as pair_module
-from dspark_lab.target import CannotRollBack
+from dspark_lab.rollback import CannotRollBack
 
 PROMPT = [100, 101, 102]
 
@@ -79,12 +79,13 @@ def test_text_without_a_tokenizer():
 def test_cache_that_cannot_be_rolled_back(golden, monkeypatch):
     """Refused at the call, by name, unless nothing is drafted."""
 
-    class Recurrent(RotatingKVCache):
+    class Recurrent(KVCache):
         def is_trimmable(self):
             return False
 
-    monkeypatch.setattr(golden.target.model, "make_cache", lambda: [Recurrent(512) for _ in range(6)], raising=False)
-    with pytest.raises(CannotRollBack, match="Recurrent entries that cannot be rolled back"):
+    entries = [RotatingKVCache(512, keep=4), *(Recurrent() for _ in range(5))]  # the first keeps its first 4 tokens
+    monkeypatch.setattr(golden.target.model, "make_cache", lambda: entries, raising=False)
+    with pytest.raises(CannotRollBack, match="keeps Recurrent, RotatingKVCache entries that cannot be rolled back"):
         lab.stream(golden, PROMPT, "dspark")
     assert len(lab.generate(golden, PROMPT, "baseline", max_tokens=3).tokens) == 3
 
@@ -211,7 +212,7 @@ def test_nothing_from_a_checkpoint_is_executed(folders):
     for folder in (folders.target, folders.drafter):
         (folder / "modeling.py").write_text(f"open({str(folder / 'ran')!r}, 'w')")
     edit(folders.target, model_file="modeling.py", auto_map={"AutoModel": "modeling.Model"})
-    assert "custom module ('modeling.py')" in refusal(folders)
+    assert "brings code of its own (modeling.py), and none is run here" in refusal(folders)
     edit(folders.target, model_file=None)
     edit(folders.drafter, model_file="modeling.py", auto_map={"AutoModel": "modeling.Model"})
     assert lab.load_pair(folders.target, drafter=folders.drafter).default_mode == "dspark"

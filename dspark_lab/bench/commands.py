@@ -1,4 +1,4 @@
-"""dspark-lab bench: acceptance | speed | profile | calibration. What they measure is in the files beside this one."""
+"""dspark-lab bench: acceptance | speed | profile | calibration | rollback. What they measure is in files beside."""
 
 from functools import partial
 from typing import Annotated
@@ -251,3 +251,23 @@ def gather_rounds(pair, mode, asked, part, rounds, max_tokens):
                 measure = partial(gather, pair, mode, prompts, t, rounds, max_tokens, tick)
                 record.cell(f"{domain}/{t:g}", measure)
     return {(domain, t): record.cells[f"{domain}/{t:g}"] for domain in asked for t in LISTS.values()}
+
+
+@app.command()
+def rollback(
+    model: Model = None,
+    context: Annotated[int, typer.Option(min=1, help="Tokens already in the caches.")] = 256,
+    max_draft: Annotated[int, typer.Option(min=1, max=63, help="Tokens drafted.")] = 15,
+    repeats: Annotated[int, typer.Option(min=1, help="Runs of which the median is taken.")] = 10,
+    out: Out = TRACES / "rollback.json",
+):
+    """What undoing a rejection costs the target, in milliseconds, for every number of tokens kept."""
+    import dspark_lab as lab
+    from dspark_lab.bench.rollback import rollback_costs
+    from dspark_lab.bench.tables import rollback_table
+
+    pair = lab.load_pair(model)
+    record = start(out, pair, context=context, max_draft=max_draft, repeats=repeats)
+    with progress(f"{pair.name}: rollback", max_draft) as tick:
+        cells = record.cell(pair.name, partial(rollback_costs, pair.target, context, max_draft, repeats, tick))
+    finish(record, [rollback_table(pair.name, cells)])

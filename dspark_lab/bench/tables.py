@@ -166,6 +166,17 @@ def profile_table(name, cell):
     return table
 
 
+def rollback_table(name, cells):
+    """What undoing a rejection costs, by tokens kept."""
+    columns = ("tokens kept", "verify, ms", "roll back, ms", "% of verify", "pass over the kept, ms")
+    table = Table(*columns, title=f"Undoing a rejection: {name}", box=SIMPLE)
+    for cell in cells:
+        verify, rollback, again = (f"{cell[part]:.2f}" for part in ("verify", "rollback", "again"))
+        share = f"{100 * cell['rollback'] / cell['verify']:.1f}"
+        table.add_row(str(cell["kept"]), verify, rollback, share, again)
+    return table
+
+
 def short(number):
     """Two decimals, without the zero before the point."""
     return f"{number:.2f}".replace("0.", ".", 1)

@@ -15,6 +15,8 @@ from mlx_lm.models.activations import swiglu
 from mlx_lm.models.cache import KVCache
 from mlx_lm.models.rope_utils import initialize_rope
 
+from dspark_lab.rollback import SlidingCache
+
 DEEPSPEC_ARCHITECTURES = ("Qwen3DSparkModel", "Gemma4DSparkModel")  # DSpark and its DFlash baseline alike
 
 
@@ -30,8 +32,8 @@ class Attention(nn.Module):
         if not config.gemma:
             self.v_proj = nn.Linear(size, config.num_kv_heads * config.head_dim, bias=False)
         self.o_proj = nn.Linear(config.num_heads * config.head_dim, config.hidden_size, bias=False)
-        self.q_norm = nn.RMSNorm(config.head_dim, eps=config.rms_norm_eps)
-        self.k_norm = nn.RMSNorm(config.head_dim, eps=config.rms_norm_eps)
+        for name in ("q_norm", "k_norm"):
+            self[name] = nn.Identity() if config.speculator else nn.RMSNorm(config.head_dim, eps=config.rms_norm_eps)
         self.scale = 1.0 if config.gemma else config.head_dim**-0.5
         self.rope = initialize_rope(
             config.head_dim,
@@ -79,29 +81,33 @@ class MLP(nn.Module):
 class QwenLayer(nn.Module):
     """One draft layer in Qwen3's shape."""
 
-    def __init__(self, config):
+    def __init__(self, config, input_size=None):
         super().__init__()
-        self.self_attn = Attention(config)
+        self.self_attn = Attention(config, input_size)
         self.mlp = MLP(config)
         self.input_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
     def __call__(self, x, cache, mask=None):
-        h = x + self.self_attn(self.input_layernorm(x), cache, mask)
+        return self.finish(x, self.self_attn(self.input_layernorm(x), cache, mask))
+
+    def finish(self, x, attended):
+        """The layer's output (B, n, d) once ``x`` (B, n, d) has attended: the residuals and the feed-forward part."""
+        h = x + attended
         return h + self.mlp(self.post_attention_layernorm(h))
 
 
 class GemmaLayer(QwenLayer):
     """One draft layer in Gemma-4's shape: norms after each part too, and a scalar on the whole."""
 
-    def __init__(self, config):
-        super().__init__(config)
+    def __init__(self, config, input_size=None):
+        super().__init__(config, input_size)
         self.pre_feedforward_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.post_feedforward_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.layer_scalar = mx.ones((1,))
 
-    def __call__(self, x, cache, mask=None):
-        h = x + self.post_attention_layernorm(self.self_attn(self.input_layernorm(x), cache, mask))
+    def finish(self, x, attended):
+        h = x + self.post_attention_layernorm(attended)
         h = h + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(h)))
         return h * self.layer_scalar
 
@@ -124,8 +130,10 @@ class BlockDrafter(nn.Module):
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
 
     def new_cache(self):
-        """One key/value cache a draft layer. It holds the context alone, never a block."""
-        return [KVCache() for _ in self.layers]
+        """One key/value cache a draft layer. It holds the context that the layer sees, never a block."""
+        most = None if self.config.draft_window is None else self.config.draft_window + 1
+        reaches = [min((reach for reach in (window, most) if reach), default=None) for window in self.config.windows]
+        return [KVCache() if reach is None else SlidingCache(reach) for reach in reaches]
 
     def commit(self, tokens, hidden, cache):
         """Append the context features of ``hidden`` (1, n, taps * d) to every layer's keys and values."""
@@ -141,8 +149,8 @@ class BlockDrafter(nn.Module):
         """The states (B, block_size, d) of blocks that start at ``anchors`` (B,): one pass, every slot at once."""
         masks = mx.full((anchors.shape[0], self.config.block_size - 1), self.config.mask_token_id)
         h = self.embed(mx.concatenate([anchors[:, None], masks], axis=1))
-        for layer, context in zip(self.layers, cache):
-            h = layer(h, context, mask)
+        for layer, context, window, causal in zip(self.layers, cache, self.config.windows, self.config.causal):
+            h = layer(h, context, block_mask(h.shape[1], context, window, causal) if mask is None else mask)
         return self.norm(h)
 
     def draft_states(self, anchor, cache):
@@ -153,14 +161,32 @@ class BlockDrafter(nn.Module):
         return states
 
     def embed(self, ids):
-        """Token embeddings (..., d); Gemma scales its own by sqrt(d)."""
+        """Token embeddings (..., d); Gemma scales its own by sqrt(d), and the target does what it does to its own."""
         if "embed_tokens" not in self:
-            return self._target.embed(ids)
+            return self._target.embed(ids) * self.config.embedding_scale
         scale = self.config.hidden_size**0.5 if self.config.gemma else 1.0
         return self.embed_tokens(ids) * scale
 
     def base_logits(self, states):
         """Logits (..., vocab) of ``states`` (..., d) before any Markov correction, soft-capped where the model is."""
         logits = self.lm_head(states) if "lm_head" in self else self._target.head(states)
-        cap = self.config.softcap
-        return mx.tanh(logits / cap) * cap if cap else logits
+        return softcapped(logits, self.config.softcap)
+
+
+def softcapped(logits, cap):
+    """``logits`` bent into (-cap, cap); as they are without a cap."""
+    return mx.tanh(logits / cap) * cap if cap else logits
+
+
+def block_mask(n, context, window, causal):
+    """Which keys the ``n`` slots of a block see: a boolean array (n, context seen + n), or None for all of them.
+
+    ``context``: the layer's cache before the block. With a ``window`` each slot sees the context less than that many
+    positions before its own; ``causal``: of the block it sees the slots up to itself.
+    """
+    if window is None and not causal:
+        return None
+    seen = context.offset if isinstance(context, KVCache) else min(context.offset, context.window - 1)
+    slots, keys = seen + mx.arange(n)[:, None], mx.arange(seen + n)
+    visible = (keys <= slots) if causal else mx.full((n, seen + n), True)
+    return visible if window is None else visible & ((slots - keys < window) | (keys >= seen))

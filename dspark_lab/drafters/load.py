@@ -1,5 +1,6 @@
 """From a drafter's folder to the drafter: its kind is read from its config.json."""
 
+import re
 from pathlib import Path
 
 import mlx.core as mx
@@ -7,6 +8,9 @@ import mlx.core as mx
 from dspark_lab.checkpoint import dequantize, load_weights, quantize, quantize_module, read_config, read_weights
 from dspark_lab.drafters import DRAFTERS
 from dspark_lab.drafters.config import DrafterConfig
+
+# Tensors that Speculators stores beside a head's own: the inverse of d2t, and copies from the target.
+UNUSED = re.compile(r"t2d$|verifier_")
 
 
 def load_drafter(folder, target, bits=0, unquantized=(), dtype=None):
@@ -27,7 +31,7 @@ def load_drafter(folder, target, bits=0, unquantized=(), dtype=None):
         config.check(target)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from None
-    weights = read_weights(folder)
+    weights = {name: tensor for name, tensor in read_weights(folder).items() if not UNUSED.match(name)}
     quantization = raw.get("quantization")
     if bits:
         weights = dequantize(weights, quantization) if quantization else weights
@@ -54,5 +58,5 @@ def kind_of(config):
             return kind
     raise ValueError(
         f"no drafter here reads a {config.architecture}; "
-        f"known are DeepSpec's and z-lab's formats of {', '.join(kind.mode for kind in DRAFTERS)}"
+        f"known are DeepSpec's, z-lab's and Speculators' formats of {', '.join(kind.mode for kind in DRAFTERS)}"
     )

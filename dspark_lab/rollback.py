@@ -177,7 +177,7 @@ def takes_cache(part):
 def recorded(cache, n):
     """Inside this context a pass of ``n`` tokens is put on record by those entries of ``cache`` that need it."""
     with ExitStack() as stack:
-        for entry in cache:
+        for entry in cache or ():
             if hasattr(entry, "recording"):
                 stack.enter_context(entry.recording(n))
         yield

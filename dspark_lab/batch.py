@@ -4,9 +4,7 @@ What a request commits is what it would commit alone: it has its own rows in the
 accepted length. What requests share is the reading of the weights; and the more they are, the less of the machine is
 left for verifying drafts, so that the schedule matters more (paper, section 3.2).
 
-A schedule for a batch has ``lengths(survivals) -> list[int]``: how many drafted tokens to verify of each request, where
-``survivals`` has a list a request, survival[0] = 1 to survival[γ]; and perhaps a ``max_draft``. A schedule made for one
-request is asked for each by itself (`EachAlone`).
+Schedules for a batch are described in `batch_schedule.py`; one made for one request is asked for each by itself.
 """
 
 import time
@@ -17,6 +15,7 @@ from operator import mul
 
 import mlx.core as mx
 
+from dspark_lab.batch_schedule import EachAlone
 from dspark_lab.decode import cut, prefill
 from dspark_lab.drafters.side_by_side import by_length, side_by_side
 from dspark_lab.generate import add_text, encode_prompt, room, stop_strings, whole_number
@@ -61,22 +60,6 @@ def rounds_by_request(passes):
         for number, r in one.rounds.items():
             rounds.setdefault(number, []).append(r)
     return dict(sorted(rounds.items()))
-
-
-class EachAlone:
-    """A schedule made for one request, asked for every request of a batch by itself."""
-
-    def __init__(self, schedule):
-        self.schedule, self.max_draft = schedule, schedule.max_draft
-
-    def lengths(self, survivals):
-        """How many positions ``schedule`` admits for each request, asked left to right with ``survival[:k + 1]``."""
-        return [self.length(tuple(survival)) for survival in survivals]
-
-    def length(self, survival):
-        """For one request."""
-        last = len(survival) - 1
-        return next((k - 1 for k in range(1, last + 1) if not self.schedule.admit(k, survival[: k + 1])), last)
 
 
 def decode_batch(
@@ -138,7 +121,8 @@ def decode_rows(batch, requests, batch_size):
 class Request:
     """A text in the making. ``number``: its prompt's; ``context``: all tokens committed before its first ``anchor``.
 
-    ``remaining``: tokens that it may still commit; ``key``: its own randomness; ``text``: a TextStream.
+    ``remaining``: tokens that it may still commit; ``key``: its own randomness; ``text``: a TextStream; ``survival``:
+    that of its latest draft, for delayed schedules.
     """
 
     number: int
@@ -147,6 +131,7 @@ class Request:
     remaining: int
     key: mx.array
     text: TextStream
+    survival: list[float] | None = None
 
 
 class Batch:
@@ -219,9 +204,15 @@ class Batch:
         return draft, drafted, [None] * len(drafted) if draft.confidence is None else firsts(draft.confidence, lengths)
 
     def scheduled(self, drafted, confidence):
-        """How many of each row's ``drafted`` tokens to verify; without a confidence head every c_k is 1."""
-        scores = [[1.0] * len(own) if c is None else c for own, c in zip(drafted, confidence)]
-        lengths = list(self.schedule.lengths([list(accumulate(c, mul, initial=1.0)) for c in scores]))
+        """How many of each row's ``drafted`` tokens to verify, as the schedule has it."""
+        survivals = [survival_of(c, len(own)) for c, own in zip(confidence, drafted)]
+        if getattr(self.schedule, "delayed", False):
+            asked = [request.survival or [1.0] * len(own) for request, own in zip(self.requests, survivals)]
+            lengths = [min(n, len(own)) for n, own in zip(self.schedule.lengths(asked), drafted)]
+        else:
+            lengths = list(self.schedule.lengths(survivals))
+        for request, survival in zip(self.requests, survivals):
+            request.survival = survival
         if len(lengths) != len(drafted) or not all(0 <= n <= len(own) for n, own in zip(lengths, drafted)):
             raise ValueError(
                 f"the schedule asks for {lengths} tokens where {list(map(len, drafted))} were drafted; its lengths() "
@@ -275,6 +266,11 @@ class Batch:
             "target_probs": firsts(target_probs, scheduled),
             "overlap": firsts(overlap, scheduled),
         }
+
+
+def survival_of(confidence, draft_length):
+    """survival[0] .. survival[draft_length] of ``confidence`` c_1 .. c_γ, or of None: then every c_k is 1."""
+    return list(accumulate(confidence or [1.0] * draft_length, mul, initial=1.0))
 
 
 def firsts(array, lengths):

@@ -140,8 +140,6 @@ class Batch:
     def __init__(self, target, drafter, sampling, schedule, stop_tokens):
         self.target, self.drafter = target, drafter
         self.sampling, self.schedule, self.stop_tokens = sampling, schedule, stop_tokens
-        cap = getattr(schedule, "max_draft", None)
-        self.limit = drafter.draft_length if cap is None else min(cap, drafter.draft_length)
         self.requests, self.drafting = [], side_by_side(drafter)
         self.cache = [RowsKVCache() for _ in target.new_cache()]
 
@@ -196,8 +194,10 @@ class Batch:
 
     def draft(self, keys):
         """One padded Draft for all rows, and as lists, a row each, its tokens and its confidences (or Nones)."""
+        longest, cap = self.drafter.draft_length, getattr(self.schedule, "max_draft", None)
+        limit = longest if cap is None else min(cap, longest)
         # A pass commits one token more than it accepts, so the last token needs no draft.
-        wanted = [min(self.limit, request.remaining - 1) for request in self.requests]
+        wanted = [min(limit, request.remaining - 1) for request in self.requests]
         draft, lengths = self.drafting.propose([r.anchor for r in self.requests], wanted, self.sampling, keys)
         mx.eval(draft.tokens, draft.probs, *([] if draft.confidence is None else [draft.confidence]))
         drafted = firsts(draft.tokens, lengths)

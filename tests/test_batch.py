@@ -23,7 +23,7 @@ from test_lossless_greedy import check, first_difference
 import dspark_lab as lab
 from dspark_lab import metrics
 from dspark_lab.batch import Batch, Request, decode_rows
-from dspark_lab.batch_schedule import Columns, EachAlone
+from dspark_lab.batch_schedule import REST, Columns, EachAlone
 from dspark_lab.rows import RowsKVCache
 from dspark_lab.schedule import scheduled_length
 from dspark_lab.text import TextStream
@@ -162,7 +162,7 @@ def test_each_alone_never_sees_further_than_it_asks():
 
 def test_columns_are_algorithm_1_on_padded_passes():
     """By hand: R = 2, seconds 1, 1.5, 2 for 2, 4, 6 tokens. 2/1; (2 + 1.4)/1.5 is more; (3.4 + .5)/2 is less."""
-    schedule = Columns(lambda tokens: {2: 1.0, 4: 1.5, 6: 2.0, 8: 2.0}[tokens])
+    schedule = Columns(lambda tokens: {2: 1.0, 4: 1.5, 6: 2.0, 8: 2.0}[tokens], lambda requests: 9.0)
     assert schedule.lengths([[1, 0.9, 0.4, 0.4], [1, 0.5, 0.1, 0.1]]) == [1, 1]
     assert schedule.lengths([[1, 0.9, 0.9, 0.9], [1, 0.9, 0.9]]) == [3, 2]
     assert schedule.lengths([[1, 0.4, 0.4, 0.4], [1, 0.4, 0.4, 0.4]]) == [0, 0]  # three would pay; it does not look
@@ -171,13 +171,23 @@ def test_columns_are_algorithm_1_on_padded_passes():
 
 def test_columns_never_use_what_they_must_not():
     """Whatever comes behind the first position not verified, of any request, changes nothing."""
-    rng, schedule = np.random.default_rng(0), Columns(lambda tokens: 1 + 0.1 * tokens)
+    rng, schedule = np.random.default_rng(0), Columns(lambda tokens: 1 + 0.1 * tokens, lambda requests: 9.0)
     for _ in range(200):
         survivals = np.concatenate([np.ones((3, 1)), np.cumprod(rng.uniform(size=(3, 7)), axis=1)], axis=1)
         lengths = schedule.lengths(survivals.tolist())
         for row, n in enumerate(lengths):
             survivals[row, n + 2 :] = rng.uniform(size=survivals[row, n + 2 :].shape)
         assert schedule.lengths(survivals.tolist()) == lengths
+
+
+def test_columns_rest_where_drafting_does_not_pay_and_try_again(golden):
+    schedule = Columns(lambda tokens: 1.0 + tokens, lambda requests: 0.1)  # a draft never pays
+    passes = list(lab.decode_batch(golden, PROMPTS[:1], "dspark", max_tokens=40, schedule=schedule))
+    drafted = [one.rounds[0].draft_length > 0 for one in passes]
+    assert drafted[:35] == ([True] + [False] * REST) * 2 + [True]
+    eager = Columns(lambda tokens: 1.0, lambda requests: 1.0)  # it always does
+    passes = lab.decode_batch(golden, PROMPTS[:1], "dspark", max_tokens=40, schedule=eager)
+    assert all(one.rounds[0].draft_length for one in list(passes)[:-1])
 
 
 def test_a_delayed_schedule_is_given_the_survivals_of_the_pass_before(golden):

@@ -17,6 +17,7 @@ from dspark_lab.bench.record import over_prompts
 from dspark_lab.schedule import Cap, WholeDraft
 
 PLAIN, SCHEDULER = "plain", "scheduler"
+FEWEST = 8  # prompts, on which passes of every width are timed
 TOKENS, SECONDS, SCHEDULED, REQUESTS, COMPUTED = range(5)  # what a run's tally sums over its full passes
 
 
@@ -27,8 +28,10 @@ def batch_speeds(pair, mode, prompts, size, lengths, runs, advance=lambda: None,
     ``throughput`` and ``per_user`` (tokens a second), ``over_plain`` (throughputs, paired by run), and a request and
     pass: ``scheduled`` drafted tokens, ``computed`` tokens of the padded pass, ``accepted_length``.
     """
-    widths, seconds = step_seconds(pair, mode, prompts, size, advance, **options)
-    scheduler = Columns(lambda tokens: float(np.interp(tokens / size, widths, seconds)))
+    step = step_seconds(pair, mode, prompts, size, advance, **options)
+    scheduler = Columns(
+        lambda tokens: float(np.interp(tokens, step["tokens"], step["seconds"])), lambda requests: step["plain"]
+    )
     ways = {PLAIN: ("baseline", WholeDraft()), SCHEDULER: (mode, scheduler)}
     ways |= {f"fixed {n}": (mode, Cap(n)) for n in lengths}
     tallies = defaultdict(list)
@@ -41,7 +44,7 @@ def batch_speeds(pair, mode, prompts, size, lengths, runs, advance=lambda: None,
             )
             advance()
     return {
-        "step": {"tokens": [size * width for width in widths], "seconds": seconds},
+        "step": step,
         "ways": {name: summary(tallies[name], tallies[PLAIN], size) for name in ways},
     }
 
@@ -59,19 +62,23 @@ class Sweep:
 
 
 def step_seconds(pair, mode, prompts, size, advance=lambda: None, **options):
-    """Widths of the padded pass, 1 to γ + 1, and the median seconds of a pass of each, the draft's among them.
+    """Median seconds of a full pass: ``seconds`` with a draft, by the ``tokens`` computed, and ``plain`` without one.
 
     The prompts are answered twice; the first time warms up (a GPU compiles kernels for every new shape).
     """
-    for _ in range(2):
-        times = defaultdict(list)
-        sweep = Sweep(pair.drafter(mode).draft_length)
-        passes = decode_batch(pair, taken(prompts, 0, 2 * size), mode, schedule=sweep, batch_size=size, **options)
-        for one in passes:
+    own, times = taken(prompts, 0, max(2 * size, FEWEST)), {}
+    for schedule in [Sweep(pair.drafter(mode).draft_length), Cap(0)] * 2:
+        times[type(schedule)] = widths = defaultdict(list)
+        for one in decode_batch(pair, own, mode, schedule=schedule, batch_size=size, **options):
             if len(one.rounds) == size:
-                times[one.width].append(one.seconds)
+                widths[one.width].append(one.seconds)
         advance()
-    return sorted(times), [median(times[width]) for width in sorted(times)]
+    swept = sorted(times[Sweep].items())
+    return {
+        "tokens": [size * width for width, _ in swept],
+        "seconds": [median(seconds) for _, seconds in swept],
+        "plain": median(times[Cap][1]),
+    }
 
 
 def taken(prompts, run, count):

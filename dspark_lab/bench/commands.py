@@ -1,4 +1,4 @@
-"""dspark-lab bench: acceptance | speed | profile | batch | calibration. What they measure is in the files beside this one."""
+"""dspark-lab bench: acceptance | speed | profile | batch | calibration. What they measure is in the files beside it."""
 
 from functools import partial
 from typing import Annotated

@@ -13,6 +13,7 @@ if Path(*sys.argv[:1]).name != "dspark-lab":  # the command line answers --help 
     import mlx_lm.utils  # noqa: F401  (most of a second, paid here rather than by the first load_pair)
 
 from dspark_lab import calibrate, metrics, toy
+from dspark_lab.batch import BatchRound, decode_batch, rounds_by_request
 from dspark_lab.decode import decode
 from dspark_lab.generate import Result, generate, stream
 from dspark_lab.pair import Pair, load_pair
@@ -22,6 +23,7 @@ from dspark_lab.schedule import Cap, SurvivalThreshold, Threshold, WholeDraft
 from dspark_lab.source import show_source
 
 __all__ = [
+    "BatchRound",
     "Cap",
     "Pair",
     "Result",
@@ -34,11 +36,13 @@ __all__ = [
     "acceptance",
     "calibrate",
     "decode",
+    "decode_batch",
     "generate",
     "load_pair",
     "metrics",
     "plots",
     "residual",
+    "rounds_by_request",
     "show_source",
     "stream",
     "toy",

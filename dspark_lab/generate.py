@@ -116,16 +116,22 @@ def stream(
 def with_text(rounds, text):
     """``rounds`` with what each adds to ``text`` (a TextStream); a stop string cuts the round short and ends them."""
     for r in rounds:
-        r.text, kept = text.add(r.committed)
-        if text.ended:
-            r.committed = r.committed[:kept]
-            r.ending = "stop" if kept <= r.accepted else r.ending
-        elif r.finish_reason:
-            r.text += text.finish()
-        r.finish_reason = "stop" if text.ended else r.finish_reason
+        add_text(r, text)
         yield r
         if text.ended:
             return
+
+
+def add_text(r, text):
+    """Give the Round ``r`` what it adds to ``text`` (a TextStream), and cut it short at a stop string."""
+    r.text, kept = text.add(r.committed)
+    if text.ended:
+        r.committed = r.committed[:kept]
+        r.ending = "stop" if kept <= r.accepted else r.ending
+        r.finish_reason = "stop"
+    elif r.finish_reason:
+        r.text += text.finish()
+        r.finish_reason = "stop" if text.ended else r.finish_reason
 
 
 def encode_prompt(pair, prompt, chat=True):

@@ -74,7 +74,9 @@ def keep_top_p(logits, top_p):
 
 def sample(probs, key):
     """Draw tokens (...) from distributions (..., vocab); a distribution with one token of mass 1 always gives it."""
-    return mx.random.categorical(mx.log(probs), key=key)
+    # MLX draws from one distribution in a row of its own, (1, vocab), in another way, which mx.vmap does not know.
+    logits = mx.log(probs[0] if probs.shape[:-1] == (1,) else probs)
+    return mx.random.categorical(logits, key=key).reshape(probs.shape[:-1])
 
 
 def acceptance(p, q):
@@ -97,20 +99,27 @@ def residual(p, q):
 
 
 def accept(p, q, tokens, key):
-    """How many drafted tokens to keep, and the target's own token that follows them.
+    """How many drafted tokens to keep, and the target's own token that follows them, as two ints; see ``judge``."""
+    accepted, own = judge(p, q, tokens, key)
+    mx.eval(accepted, own)
+    return accepted.item(), own.item()
+
+
+def judge(p, q, tokens, key):
+    """The accept rule: how many drafted tokens to keep, and the target's own token that follows them, as arrays ().
 
     ``p`` (n + 1, vocab): the target's distributions at the n drafted positions and at the one after them; ``q``
     (n, vocab): the distributions that ``tokens`` (n,) were really drawn from. Tokens are accepted left to right, each
-    with probability min(1, p/q), until the first rejection. Returns ``(accepted, token)``, two ints: the token is the
-    *correction*, drawn from the residual, after a rejection, and the *bonus*, drawn from p, when all were accepted.
-    At temperature 0 p and q are one-hot, and this same rule compares tokens.
+    with probability min(1, p/q), until the first rejection. The target's token is the *correction*, drawn from the
+    residual, after a rejection, and the *bonus*, drawn from p, when all were accepted. At temperature 0 p and q are
+    one-hot, and this same rule compares tokens. Nothing is waited for: a batch judges all its drafts at once.
     """
     n = tokens.shape[0]
     coin_key, token_key = mx.random.split(key)
     if n == 0:
-        return 0, sample(p[0], token_key).item()
+        return mx.array(0), sample(p[0], token_key)
     drafted = tokens[:, None]
     chance = acceptance(mx.take_along_axis(p[:n], drafted, -1), mx.take_along_axis(q, drafted, -1))[:, 0]
-    accepted = mx.sum(mx.cumprod(mx.random.uniform(shape=(n,), key=coin_key) < chance)).item()
-    own = residual(p[accepted], q[accepted]) if accepted < n else p[n]
-    return accepted, sample(own, token_key).item()
+    accepted = mx.sum(mx.cumprod(mx.random.uniform(shape=(n,), key=coin_key) < chance))
+    correction = residual(p[accepted], q[mx.minimum(accepted, n - 1)])
+    return accepted, sample(mx.where(accepted < n, correction, p[n]), token_key)

@@ -315,3 +315,25 @@ def test_a_further_drafter_goes_by_its_folders_name(command, golden_folder):
     assert "dspark_rnn" in record["stamp"]["weights"]
     result, _ = command("acceptance", *SMALL, "--drafter", golden_folder / "eagle3", code=2)  # the pair has one
     assert "already" in result.output
+
+
+def test_batch_command(command):
+    """Plain passes commit a token a request; a way's fields are its tallies'; only full batches count."""
+    options = ("--domains", "code,math", "--sizes", "1,3", "--max-draft", "1,7", "--runs", 2)
+    result, record = command("batch", "--prompts", 4, "--max-tokens", 24, *options, "--mode", "dspark")
+    assert list(record["cells"]) == ["dspark/1", "dspark/3"]
+    for name, cell in record["cells"].items():
+        size, ways = int(name.split("/")[1]), cell["ways"]
+        assert list(ways) == ["plain", "scheduler", "fixed 1", "fixed 7"]
+        assert cell["step"]["tokens"] == [size * width for width in range(1, len(cell["step"]["tokens"]) + 1)]
+        for way in ways.values():
+            tokens, seconds, scheduled, requests, computed = np.sum(way["tallies"], axis=0)
+            assert way["throughput"]["estimate"] == pytest.approx(tokens / seconds)
+            assert way["per_user"]["estimate"] == pytest.approx(tokens / seconds / size)
+            assert way["accepted_length"]["estimate"] == pytest.approx(tokens / requests)
+            assert requests % size == 0 and computed >= scheduled + requests and way["throughput"]["runs"] == 2
+        assert ways["plain"]["accepted_length"]["estimate"] == ways["plain"]["computed"]["estimate"] == 1
+        assert ways["plain"]["over_plain"]["estimate"] == 1 and ways["plain"]["scheduled"]["estimate"] == 0
+        assert ways["fixed 1"]["scheduled"]["estimate"] <= 1 < ways["fixed 7"]["scheduled"]["estimate"] <= 7
+    for title in ("all requests together", "a second and user", "Drafted tokens verified", "Peak memory"):
+        assert title in result.output

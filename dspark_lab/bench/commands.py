@@ -1,4 +1,4 @@
-"""dspark-lab bench: acceptance | speed | profile | calibration | rollback. What they measure is in files beside."""
+"""dspark-lab bench: what every command measures is in the file of its name beside this one."""
 
 from functools import partial
 from typing import Annotated
@@ -189,6 +189,40 @@ def profile(
         with progress(f"{domain}: {mode}", len(own)) as tick:
             record.cell(f"{domain}/{mode}", partial(profile, pair, mode, own, tick, **options))
     finish(record, [profile_table(name, cell) for name, cell in record.cells.items()])
+
+
+@app.command()
+def batch(
+    model: Model = None,
+    drafter: Drafters = None,
+    source: From = None,
+    domains: Domains = "prose,code,math",
+    mode: Mode = None,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
+    sizes: Annotated[str, typer.Option(help="Requests decoded together.")] = "1,2,4,8,16",
+    max_draft: Annotated[str, typer.Option(help="Fixed draft lengths to compare with.")] = "1,3,7",
+    prompts: Prompts = 20,
+    runs: Annotated[int, typer.Option(min=2, help="Runs of each schedule, on twice as many prompts as fit.")] = 8,
+    max_tokens: MaxTokens = 96,
+    out: Out = TRACES / "batch.json",
+):
+    """Throughput against speed per user, and how much is verified, as more requests are decoded together."""
+    from dspark_lab.bench.batch import batch_speeds
+    from dspark_lab.bench.prompts import heldout_prompts
+    from dspark_lab.bench.tables import batch_tables
+
+    pair = load(model, drafter, source)
+    mode = pair.drafter(mode).mode if mode is None else mode
+    lengths, options = [int(n) for n in split(max_draft)], {"temperature": temperature, "max_tokens": max_tokens}
+    asked = {domain: heldout_prompts(domain, prompts, source) for domain in split(domains)}
+    mixed = [prompt for each in zip(*asked.values()) for prompt in each]  # every batch has all domains in it
+    pick_threads(pair, mode, asked)
+    record = start(out, pair, mode=mode, domains=list(asked), lengths=lengths, prompts=prompts, runs=runs, **options)
+    for size in [int(n) for n in split(sizes)]:
+        with progress(f"{size} requests", 4 + runs * (len(lengths) + 2)) as tick:
+            measure = partial(batch_speeds, pair, mode, mixed, size, lengths, runs, tick, **options)
+            record.cell(f"{mode}/{size}", measure)
+    finish(record, batch_tables(record.cells))
 
 
 @app.command()

@@ -156,6 +156,25 @@ def number(value, scale=1, digits=3):
     return "-" if value is None else f"{scale * value:.{digits}f}"
 
 
+def batch_tables(cells):
+    """Requests down, ways of scheduling across: all users' tokens a second, one user's, over plain, and the budget."""
+    titles = {
+        "throughput": "Tokens a second, all requests together [95 %]",
+        "per_user": "Tokens a second and user [95 %]",
+        "over_plain": "Throughput over plain decoding's [95 %]",
+        "scheduled": "Drafted tokens verified, a request and pass [95 %]",
+        "computed": "Tokens computed, a request and pass, padding among them [95 %]",
+    }
+    ways = list(next(iter(cells.values()))["ways"])
+    tables = []
+    for field, title in titles.items():
+        table = Table("requests", *ways, title=title, box=SIMPLE)
+        for name, cell in cells.items():
+            table.add_row(name.split("/")[-1], *(interval(cell["ways"][way][field]) for way in ways))
+        tables.append(table)
+    return tables
+
+
 def profile_table(name, cell):
     """The parts of a round, largest first."""
     table = Table("part", "ms a round", "%", title=f"Where a round goes: {name.replace('/', ', ')}", box=SIMPLE)

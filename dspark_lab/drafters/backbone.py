@@ -115,6 +115,8 @@ class GemmaLayer(QwenLayer):
 class BlockDrafter(nn.Module):
     """Context features, draft layers, and the embedding and head, the checkpoint's own or else the target's."""
 
+    first_slot = 0  # the slot from which the first draft is read
+
     def __init__(self, config, target, own_embedding=False, own_head=False):
         super().__init__()
         self.config = config
@@ -159,6 +161,13 @@ class BlockDrafter(nn.Module):
         for context in cache:  # the block's own keys and values stood behind the context's; take them back
             context.trim(self.config.block_size)
         return states
+
+    def draft_states_of_rows(self, anchors, cache):
+        """The states (R, draft_length, d) of blocks after ``anchors`` (R,), one a row of ``cache``, RowsKVCaches."""
+        states = self.block_states(anchors, cache, cache[0].block_mask(self.config.block_size))
+        for context in cache:
+            context.trim(self.config.block_size)
+        return states[:, self.first_slot :]
 
     def embed(self, ids):
         """Token embeddings (..., d); Gemma scales its own by sqrt(d), and the target does what it does to its own."""

@@ -13,7 +13,6 @@ class DFlash(BlockDrafter):
     """DFlash in DeepSpec's convention: block_size slots, block_size drafts."""
 
     mode = "dflash"
-    first_slot = 0
 
     def __init__(self, config, target, **own):
         super().__init__(config, target, **own)
@@ -27,8 +26,12 @@ class DFlash(BlockDrafter):
     def propose(self, anchor, length, cache, sampling, key):
         """One pass, and one independent draw a slot."""
         states = self.draft_states(anchor, cache)[0, self.first_slot :][:length]
-        probs = sampling.probs(self.base_logits(states))
-        return Draft(sampling.draw(probs, key), probs)
+        return Draft(*self.read(anchor, states, self.base_logits(states), sampling, key))
+
+    def read(self, anchor, states, base_logits, sampling, key):
+        """The fields of a Draft, from the slots' ``base_logits`` (γ, vocab) alone."""
+        probs = sampling.probs(base_logits)
+        return sampling.draw(probs, key), probs
 
 
 class DFlash16(DFlash):

@@ -3,6 +3,8 @@
 It predicts from the anchor's own slot: γ inputs, the anchor and γ - 1 masks, give γ drafts.
 """
 
+from contextlib import suppress
+
 import mlx.core as mx
 
 from dspark_lab.drafters.backbone import DEEPSPEC_ARCHITECTURES, BlockDrafter
@@ -31,8 +33,12 @@ class DSpark(BlockDrafter):
     def propose(self, anchor, length, cache, sampling, key):
         """One pass for all slots, then a token at a time: correct the slot's logits, draw, go on."""
         states = self.draft_states(anchor, cache)[0, :length]  # (length, d)
-        tokens, probs = self.draw(anchor, states, self.base_logits(states), sampling, key)
-        return Draft(tokens, probs, self.confidence(anchor, tokens, states, sampling))
+        return Draft(*self.read(anchor, states, self.base_logits(states), sampling, key))
+
+    def read(self, anchor, states, base_logits, sampling, key):
+        """The fields of a Draft, from the slots' ``states`` (γ, d) and ``base_logits`` (γ, vocab)."""
+        tokens, probs = self.draw(anchor, states, base_logits, sampling, key)
+        return tokens, probs, self.confidence(anchor, tokens, states, sampling)
 
     def draw(self, anchor, states, base_logits, sampling, key):
         """Draw x_1, x_2, ...: q_k is softmax(base_logits_k + B(x_{k-1}, .)), and x_k is drawn from that q_k."""
@@ -41,7 +47,8 @@ class DSpark(BlockDrafter):
             bias, state = self.markov_head.step(previous, hidden, state)
             probs.append(sampling.probs(logits + bias))
             previous = sampling.draw(probs[-1], k)
-            mx.async_eval(previous)  # MLX draws it while Python describes the next step
+            with suppress(ValueError):  # several rows under mx.vmap cannot be started before all is described
+                mx.async_eval(previous)  # MLX draws it while Python describes the next step
             tokens.append(previous)
         return mx.stack(tokens), mx.stack(probs)
 

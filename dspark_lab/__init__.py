@@ -16,6 +16,7 @@ from dspark_lab import calibrate, metrics, toy
 from dspark_lab.decode import decode
 from dspark_lab.generate import Result, generate, stream
 from dspark_lab.pair import Pair, load_pair
+from dspark_lab.prefix_cache import PrefixCache
 from dspark_lab.rounds import Round
 from dspark_lab.sampling import Sampling, accept, acceptance, residual
 from dspark_lab.schedule import Cap, SurvivalThreshold, Threshold, WholeDraft
@@ -24,6 +25,7 @@ from dspark_lab.source import show_source
 __all__ = [
     "Cap",
     "Pair",
+    "PrefixCache",
     "Result",
     "Round",
     "Sampling",

@@ -1,4 +1,4 @@
-"""The command line: dspark-lab generate | race | pairs | doctor | bench | train | export | notebooks.
+"""The command line: dspark-lab generate | race | pairs | doctor | bench | train | export | serve | notebooks.
 
 Everything heavy is imported inside the command that needs it, so that ``--help`` answers at once.
 """
@@ -267,6 +267,46 @@ def bench(ctx: typer.Context):
 
     with typer.main.get_command(benchmarks).make_context("bench", ctx.args, parent=ctx.parent) as inner:
         inner.command.invoke(inner)
+
+
+@app.command()
+def serve(
+    model: Model = None,
+    drafter: Drafters = None,
+    mode: Mode = None,
+    host: Annotated[str, typer.Option(help="The address to listen at; others than this machine's own are public.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    api_key: Annotated[
+        str | None, typer.Option(envvar="DSPARK_LAB_API_KEY", show_envvar=True, help="Clients must send it.")
+    ] = None,
+    max_draft: MaxDraft = None,
+    confidence_threshold: Annotated[float, typer.Option(help="Verify a draft while its confidence reaches it.")] = 0.0,
+    queue: Annotated[
+        int, typer.Option(min=0, help="Requests that may wait; further ones are told to come later.")
+    ] = 32,
+    cache_memory: Annotated[int, typer.Option(min=0, help="MiB for the caches of earlier turns.")] = 1024,
+    cache_folder: Annotated[
+        Path | None, typer.Option(help="Keep them here too, over restarts; they hold the conversations.")
+    ] = None,
+    cache_disk: Annotated[int, typer.Option(min=0, help="MiB for them in that folder.")] = 8192,
+    allow_origin: Annotated[list[str] | None, typer.Option(help="A web page that may use the server.")] = None,
+):
+    """Serve a pair to OpenAI clients, over HTTP."""
+    try:
+        from dspark_lab.serve import run
+    except ImportError as error:
+        raise ValueError(
+            f"{error.name} is not installed; install dspark-lab with its extra: dspark-lab[serve]"
+        ) from None
+    from dspark_lab.prefix_cache import PrefixCache
+
+    pair = lab.load_pair(model, drafter=drafter or None)
+    kept = PrefixCache(pair, cache_memory * 2**20, cache_folder, cache_disk * 2**20)
+    options = {"max_draft": max_draft, "confidence_threshold": confidence_threshold, "queue": queue}
+    options |= {"prefix_cache": kept, "allow_origins": allow_origin or ()}
+    run(pair, mode, host=host, port=port, api_key=api_key, **options)
 
 
 @app.command()

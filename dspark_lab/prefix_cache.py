@@ -16,7 +16,7 @@ import mlx.core as mx
 from mlx_lm.models.cache import KVCache, can_trim_prompt_cache, trim_prompt_cache
 
 from dspark_lab.decode import decode, new_caches, prefill
-from dspark_lab.shelf import Shelf, pack
+from dspark_lab.shelf import Shelf, pack, remove
 
 
 @dataclass(eq=False)
@@ -172,7 +172,7 @@ class PrefixCache:
         """Throw ``kept`` away, its file too."""
         self.kept.remove(kept)
         if kept.file:
-            kept.file.unlink(missing_ok=True)
+            remove(kept.file)
 
 
 def common_prefix(a, b):

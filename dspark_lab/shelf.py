@@ -8,6 +8,7 @@ import hashlib
 import json
 import logging
 import os
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -34,12 +35,12 @@ class Shelf:
     def find(self):
         """What lies on the shelf, as fields of Kept, the least recently used first; what cannot be read is removed."""
         for leftover in self.folder.glob(f"{UNFINISHED}*"):
-            leftover.unlink(missing_ok=True)
+            remove(leftover)
         found = [(file, header(file)) for file in sorted(self.folder.glob("*.safetensors"), key=last_use)]
         for file, fields in found:
             if fields is None:
                 log.warning("the kept prefix %s is damaged and was removed", file)
-                file.unlink(missing_ok=True)
+                remove(file)
         return [{**fields, "file": file} for file, fields in found if fields]
 
     def write(self, kept):
@@ -52,7 +53,7 @@ class Shelf:
             file = self.folder / f"{digest(unfinished)}.safetensors"
             os.replace(unfinished, file)
         except (OSError, RuntimeError) as error:
-            unfinished.unlink(missing_ok=True)
+            remove(unfinished)
             log.warning("a prefix could not be kept on disk: %s", error)
             return None
         return file
@@ -68,7 +69,7 @@ class Shelf:
             return restore(blank, unpack(json.loads(fields["skeleton"]), arrays))
         except (OSError, RuntimeError, KeyError, ValueError) as error:
             log.warning("the kept prefix %s is damaged and was removed: %s", file, error)
-            file.unlink(missing_ok=True)
+            remove(file)
             return None
 
     def make_room(self):
@@ -78,7 +79,7 @@ class Shelf:
         excess, gone = sum(sizes.values()) - self.max_bytes, set()
         for file in files:
             if excess > 0:
-                file.unlink(missing_ok=True)
+                remove(file)
                 gone.add(file)
                 excess -= sizes[file]
         return gone
@@ -124,6 +125,12 @@ def digest(file):
     """The SHA-256 of a file's bytes, in hexadecimal."""
     with open(file, "rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def remove(file):
+    """Remove ``file``, if it is there and is one."""
+    with suppress(OSError):
+        file.unlink()
 
 
 def last_use(file):

@@ -80,8 +80,17 @@ async def http_error(request, error):
 async def invalid(request, error):
     """The first thing that is wrong with a body; what was given is not repeated."""
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"] if part != "body")
+    where = place(first["loc"][1:], error.body)
     return ApiError(400, f"{where or 'the body'}: {first['msg']}", "invalid_body", where or None).response()
+
+
+def place(path, body):
+    """A validation error's ``path`` without the names of types in it: what is really in ``body``, or lacking there."""
+    if not path:
+        return ""
+    inside = isinstance(body, dict | list) and path[0] in (body if isinstance(body, dict) else range(len(body)))
+    rest = place(path[1:], body[path[0]] if inside else body)
+    return f"{path[0]}.{rest}".rstrip(".") if inside or (isinstance(body, dict) and not path[1:]) else rest
 
 
 @KEYED.post("/chat/completions", response_model=schema.ChatCompletion, responses=STREAMED)

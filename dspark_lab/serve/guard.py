@@ -89,7 +89,7 @@ class Guard:
         return counting
 
     def counted(self, scope, send, begun):
-        """``send``, which counts the response by route and status, and notes in the list ``begun`` that there is one."""
+        """``send``, which counts the response by route and status, and puts something into the list ``begun``."""
 
         async def counting(message):
             if message["type"] == "http.response.start":

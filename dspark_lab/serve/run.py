@@ -6,7 +6,7 @@ import sys
 import uvicorn
 
 from dspark_lab.generate import encode_prompt
-from dspark_lab.race import WARM_UP_PROMPT, WARM_UP_TOKENS, warm_up
+from dspark_lab.race import WARM_UP_TOKENS, warm_up
 from dspark_lab.serve.app import make_app
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
@@ -23,9 +23,7 @@ def run(pair, mode=None, *, host="127.0.0.1", port=8000, api_key=None, **options
     app = make_app(pair, mode, api_key=api_key, hosts=LOOPBACK if local else None, **options)
     listening = listen(host, port)
     mode = pair.drafter(mode).mode
-    warm_up(
-        pair, encode_prompt(pair, "Once upon a time", chat=False)[:WARM_UP_PROMPT], mode, {"max_tokens": WARM_UP_TOKENS}
-    )
+    warm_up(pair, encode_prompt(pair, "A long time ago", chat=False), mode, {"max_tokens": WARM_UP_TOKENS})
     if not local and api_key is None:
         print(f"dspark-lab: {host} can be reached by others, and there is no --api-key", file=sys.stderr)
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=GRACE, server_header=False)

@@ -1,10 +1,10 @@
 """From Rounds to what the client sees: text, thoughts and tool calls, in pieces or whole, with counts."""
 
-import json
 import time
 import uuid
 
 from dspark_lab import metrics
+from dspark_lab.serve.prompts import whole_characters
 from dspark_lab.text import unsettled
 
 
@@ -214,6 +214,6 @@ def tool_call(parsed, names):
     if parsed["name"] not in names:
         raise ValueError(f"there is no function {parsed['name']!r}")
     arguments = parsed.get("arguments") or {}
-    arguments = arguments if isinstance(arguments, str) else json.dumps(arguments)
+    arguments = arguments if isinstance(arguments, str) else whole_characters(arguments)
     function = {"name": parsed["name"], "arguments": arguments}
     return {"id": f"call_{uuid.uuid4().hex[:24]}", "type": "function", "function": function}

@@ -78,19 +78,22 @@ async def http_error(request, error):
 
 
 async def invalid(request, error):
-    """The first thing that is wrong with a body; what was given is not repeated."""
-    first = error.errors()[0]
-    where = place(first["loc"][1:], error.body)
-    return ApiError(400, f"{where or 'the body'}: {first['msg']}", "invalid_body", where or None).response()
+    """What is wrong with a body, at the deepest place where something is; what was given is not repeated."""
+    wrong = [(place(each["loc"][1:], error.body), each["msg"]) for each in error.errors()]
+    path, message = max(wrong, key=lambda found: len(found[0]))  # a union complains once for each of its types
+    where = ".".join(map(str, path))
+    return ApiError(400, f"{where or 'the body'}: {message}", "invalid_body", where or None).response()
 
 
 def place(path, body):
-    """A validation error's ``path`` without the names of types in it: what is really in ``body``, or lacking there."""
-    if not path:
-        return ""
-    inside = isinstance(body, dict | list) and path[0] in (body if isinstance(body, dict) else range(len(body)))
-    rest = place(path[1:], body[path[0]] if inside else body)
-    return f"{path[0]}.{rest}".rstrip(".") if inside or (isinstance(body, dict) and not path[1:]) else rest
+    """A validation error's ``path`` without the types that it names: what is in ``body``, or is lacking there."""
+    found = []
+    for part in path:
+        inside = isinstance(body, dict | list) and part in (body if isinstance(body, dict) else range(len(body)))
+        if inside or (isinstance(body, dict) and part == path[-1]):
+            found.append(part)
+        body = body[part] if inside else body
+    return found
 
 
 @KEYED.post("/chat/completions", response_model=schema.ChatCompletion, responses=STREAMED)

@@ -66,10 +66,15 @@ def message(given):
 def call(given):
     """A ToolCall with its arguments as an object."""
     try:
-        arguments = json.loads(given.function.arguments or "{}")
+        arguments = json.loads(whole_characters(json.loads(given.function.arguments or "{}")))
     except ValueError:
         raise ApiError(400, "the arguments of a tool call are not JSON", param="messages") from None
     return {"id": given.id, "type": "function", "function": {"name": given.function.name, "arguments": arguments}}
+
+
+def whole_characters(value):
+    """``value`` as JSON in which half a surrogate pair, which has no UTF-8, has become a question mark."""
+    return json.dumps(value, ensure_ascii=False).encode("utf-8", "replace").decode()
 
 
 def begins_thinking(tokenizer, ids):
@@ -88,6 +93,8 @@ def make_prompt(pair, request):
             prompt = Prompt(encode_prompt(pair, request.prompt, chat=False), [])
     except ValueError as error:
         raise ApiError(400, str(error)) from None
+    except TypeError:  # of a template that stumbles over a value, or a tokenizer over half a character
+        raise ApiError(400, f"the messages cannot be put into the chat template of {pair.name}") from None
     limit = pair.target.context_length
     if limit is not None and len(prompt.ids) >= limit:
         text = f"the prompt has {len(prompt.ids)} tokens; the model's context is {limit}, the answer's tokens included"

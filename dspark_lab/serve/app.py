@@ -20,7 +20,8 @@ from dspark_lab.serve.service import Service
 
 MAX_BODY = 2**20  # bytes
 ERRORS = {status: {"model": schema.ErrorBody, "description": "An error."} for status in ("4XX", "5XX")}
-STREAMED = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}, "description": "The answer."}}
+SENT = {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}  # an event
+STREAMED = {200: {"content": {"text/event-stream": {"schema": SENT}}, "description": "Whole, or streamed."}}
 KEYED = APIRouter(prefix="/v1", responses=ERRORS)
 OPEN = APIRouter(responses=ERRORS)
 

@@ -4,11 +4,10 @@ import threading
 import time
 from contextlib import contextmanager
 
-import uvicorn
 from openai import OpenAI
 
 from dspark_lab.serve import make_app
-from dspark_lab.serve.run import listen
+from dspark_lab.serve.run import Server, listen
 
 
 class Served:
@@ -47,7 +46,7 @@ def serve(pair, mode=None, grace=5, **options):
     """Serve ``pair`` for the length of the context, which ends with a clean shutdown."""
     app = make_app(pair, mode, **options)
     listening = listen("127.0.0.1", 0)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=grace))
+    server = Server(app, grace, log_level="error")
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     try:

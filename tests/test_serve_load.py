@@ -84,7 +84,7 @@ def compare(pair, served, bodies, clients):
 
 def test_two_hundred_requests_from_sixteen_clients(golden):
     with serve(golden, prefix_cache=lab.PrefixCache(golden, max_bytes=20_000_000), queue=16) as served:
-        compare(golden, served, requests_of(golden, 200, 24), 16)
+        compare(golden, served, requests_of(golden, 200, 16), 16)
 
 
 @pytest.mark.exhaustive
@@ -113,15 +113,15 @@ def vanish_all(served, count, monkeypatch):
     cancel = type(served.engine).cancel
 
     def noted(engine, job):
-        late.append((job, len(job.rounds)))
         cancel(engine, job)
+        late.append((job, len(job.rounds)))
 
-    monkeypatch.setattr(type(served.engine), "cancel", noted)
-    with ThreadPoolExecutor(8) as pool:
+    with monkeypatch.context() as patch, ThreadPoolExecutor(8) as pool:
+        patch.setattr(type(served.engine), "cancel", noted)
         bodies = ({"prompt": TEXTS[i % 4], "max_tokens": 400, "temperature": 0.9, "seed": i, "stream": i % 5 > 0}
                   for i in range(count))  # fmt: skip
         list(pool.map(lambda body: vanish(url, body, body["seed"] % 4), bodies))
-    served.settle(served.idle, seconds=60)
+        served.settle(served.idle, seconds=60)
     return [len(job.rounds) - then for job, then in late if not (job.rounds and job.rounds[-1].finish_reason)]
 
 
@@ -131,10 +131,10 @@ def test_fifty_clients_that_vanish(golden, monkeypatch):
     forward = golden.target.forward
     monkeypatch.setattr(golden.target, "forward", lambda *a: time.sleep(0.005) or forward(*a))  # none ends by itself
     with serve(golden, "baseline", prefix_cache=cache, queue=64) as served:
-        assert all(rounds <= 2 for rounds in vanish_all(served, 10, monkeypatch))
+        assert all(rounds <= 1 for rounds in vanish_all(served, 10, monkeypatch))
         memory, threads = steady(cache)
         stopped = vanish_all(served, 50, monkeypatch)
-        assert len(stopped) == 50 and all(rounds <= 2 for rounds in stopped)
+        assert len(stopped) == 50 and all(rounds <= 1 for rounds in stopped)
         counts = served.metrics()
         assert counts['dspark_lab_generations_total{mode="baseline",outcome="cancelled"}'] == 60
         assert counts["dspark_lab_running"] == counts["dspark_lab_queue_length"] == 0
@@ -143,7 +143,8 @@ def test_fifty_clients_that_vanish(golden, monkeypatch):
         assert memory_after <= memory + 1_000_000 and threads_after <= threads + 2
         del stopped
         gc.collect()
-        assert not [thing for thing in gc.get_objects() if isinstance(thing, Job)]
+        assert not served.server.server_state.tasks  # no request is still being answered
+        assert sum(isinstance(thing, Job) for thing in gc.get_objects()) == 0
         monkeypatch.setattr(golden.target, "forward", forward)
         got = served.client.completions.create(model="target", prompt=TEXTS[0], max_tokens=20, temperature=0)
         assert got.choices[0].text == lab.generate(golden, TEXTS[0], "baseline", chat=False, max_tokens=20).text

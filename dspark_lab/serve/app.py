@@ -70,7 +70,8 @@ async def lifespan(app):
     """Start the engine; at the end cancel what it still does."""
     app.state.engine.start()
     yield
-    await asyncio.to_thread(app.state.engine.stop)
+    app.state.engine.stop()
+    await asyncio.to_thread(app.state.engine.join)
 
 
 async def http_error(request, error):

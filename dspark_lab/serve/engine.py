@@ -26,7 +26,7 @@ class QueueFull(Exception):
 
 
 class Stopped(Exception):
-    """The server shuts down."""
+    """The client has gone, or the server shuts down."""
 
 
 @dataclass(eq=False)
@@ -87,35 +87,40 @@ class Engine:
         """Let go of a job: one that waits leaves the queue, one that runs ends with its current round."""
         job.cancelled.set()
         with self.changed:
-            if job in self.waiting:
+            waited = job in self.waiting
+            if waited:
                 self.waiting.remove(job)
-                self.metrics.generation(job, "cancelled")
+        if waited:
+            self.metrics.generation(job, "cancelled")
+            job.deliver(Stopped())
 
-    def stop(self, timeout=10.0):
-        """Cancel everything and wait for the thread, ``timeout`` seconds at most."""
+    def stop(self):
+        """Cancel everything; the thread ends with its current round. ``join`` waits for that."""
         with self.changed:
             self.stopped, left = True, list(self.waiting)
             self.changed.notify()
         for job in left:
             self.cancel(job)
-            job.deliver(Stopped())
+
+    def join(self, timeout=10.0):
+        """Wait for the stopped engine's thread, ``timeout`` seconds at most."""
         self.thread.join(timeout)
 
     def _run(self):
-        while (job := self._next()) is not None:
-            self._decode(job)
-            with self.changed:
-                self.running = 0
+        while not self.stopped:
+            self._turn()
         mx.clear_streams()  # this thread's own; MLX aborts the process at its exit otherwise
 
-    def _next(self):
-        """The next job, waited for; None once the engine has been stopped."""
+    def _turn(self):
+        """Wait for the next job and decode it; return at once when the engine is stopped."""
         with self.changed:
             self.changed.wait_for(lambda: self.waiting or self.stopped)
             if self.stopped:
-                return None
-            self.running = 1
-            return self.waiting.popleft()
+                return
+            self.running, job = 1, self.waiting.popleft()
+        self._decode(job)
+        with self.changed:
+            self.running = 0
 
     def _decode(self, job):
         try:

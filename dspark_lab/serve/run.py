@@ -1,5 +1,6 @@
 """Serving an application with uvicorn until it is told to stop."""
 
+import asyncio
 import socket
 import sys
 
@@ -11,6 +12,7 @@ from dspark_lab.serve.app import make_app
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 GRACE = 10  # seconds that running requests have to finish at shutdown
+ROUND = 5  # seconds that a round, after which a cancelled request ends, may take then
 
 
 def run(pair, mode=None, *, host="127.0.0.1", port=8000, api_key=None, **options):
@@ -26,10 +28,27 @@ def run(pair, mode=None, *, host="127.0.0.1", port=8000, api_key=None, **options
     warm_up(pair, encode_prompt(pair, "A long time ago", chat=False), mode, {"max_tokens": WARM_UP_TOKENS})
     if not local and api_key is None:
         print(f"dspark-lab: {host} can be reached by others, and there is no --api-key", file=sys.stderr)
-    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=GRACE, server_header=False)
     name = f"[{host}]" if ":" in host else host
     print(f"{pair.name} ({mode}) is served at http://{name}:{listening.getsockname()[1]}/v1", flush=True)
-    uvicorn.Server(config).run(sockets=[listening])
+    Server(app, GRACE).run(sockets=[listening])
+
+
+class Server(uvicorn.Server):
+    """uvicorn, which at its end lets requests run for ``grace`` seconds and then has the engine cancel them.
+
+    So each client gets an answer, if only one that says so.
+    """
+
+    def __init__(self, app, grace, log_level="warning"):
+        limit = grace + ROUND
+        super().__init__(uvicorn.Config(app, log_level=log_level, timeout_graceful_shutdown=limit, server_header=False))
+        self.engine, self.grace = app.state.engine, grace
+
+    async def shutdown(self, sockets=None):
+        """Stop listening, and wait for what runs."""
+        ending = asyncio.get_running_loop().call_later(self.grace, self.engine.stop)
+        await super().shutdown(sockets)
+        ending.cancel()
 
 
 def listen(host, port):

@@ -17,6 +17,7 @@ from dspark_lab.batch import BatchRound, decode_batch, rounds_by_request
 from dspark_lab.decode import decode
 from dspark_lab.generate import Result, generate, stream
 from dspark_lab.pair import Pair, load_pair
+from dspark_lab.prefix_cache import PrefixCache
 from dspark_lab.rounds import Round
 from dspark_lab.sampling import Sampling, accept, acceptance, residual
 from dspark_lab.schedule import Cap, SurvivalThreshold, Threshold, WholeDraft
@@ -26,6 +27,7 @@ __all__ = [
     "BatchRound",
     "Cap",
     "Pair",
+    "PrefixCache",
     "Result",
     "Round",
     "Sampling",

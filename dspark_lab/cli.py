@@ -1,4 +1,4 @@
-"""The command line: dspark-lab generate | race | pairs | doctor | bench | train | export | notebooks.
+"""The command line: dspark-lab generate | race | pairs | doctor | bench | train | export | serve | notebooks.
 
 Everything heavy is imported inside the command that needs it, so that ``--help`` answers at once.
 """
@@ -78,6 +78,7 @@ Dtype = Annotated[str | None, typer.Option(help="float32, float16 or bfloat16 fo
 Force = Annotated[bool, typer.Option("--force", help="Load it even if memory will not do.")]
 Mode = Annotated[str | None, typer.Option(help="dspark, dflash, dflash16, eagle3, lookup or baseline.")]
 MaxDraft = Annotated[int | None, typer.Option(help="Tokens drafted a pass at most; the whole block if left out.")]
+Confidence = Annotated[float, typer.Option(help="Verify a draft while its confidence reaches it.")]
 Temperature = Annotated[float, typer.Option(help="0 is greedy.")]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same text in the same mode.")]
 MaxTokens = Annotated[int, typer.Option(help="Tokens generated at most.")]
@@ -92,7 +93,7 @@ def generate(
     prompt: Annotated[str | None, typer.Option(help="What to answer; read from stdin if left out.")] = None,
     chat: Annotated[bool, typer.Option(help="Put the prompt into the target's chat template, if it has one.")] = True,
     max_draft: MaxDraft = None,
-    confidence_threshold: Annotated[float, typer.Option(help="Verify a draft while its confidence reaches it.")] = 0.0,
+    confidence_threshold: Confidence = 0.0,
     temperature: Temperature = 0.0,
     top_p: Annotated[float, typer.Option(help="Keep the smallest set of tokens that has this probability.")] = 1.0,
     top_k: Annotated[int, typer.Option(help="Keep this many tokens; 0 keeps all.")] = 0,
@@ -267,6 +268,34 @@ def bench(ctx: typer.Context):
 
     with typer.main.get_command(benchmarks).make_context("bench", ctx.args, parent=ctx.parent) as inner:
         inner.command.invoke(inner)
+
+
+@app.command()
+def serve(
+    model: Model = None,
+    drafter: Drafters = None,
+    mode: Mode = None,
+    host: Annotated[str, typer.Option(help="The address to listen at; by default only this machine can reach it.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    api_key: Annotated[str | None, typer.Option(envvar="DSPARK_LAB_API_KEY", help="Clients must send it.")] = None,
+    max_draft: MaxDraft = None,
+    confidence_threshold: Confidence = 0.0,
+    queue: Annotated[int, typer.Option(min=0, help="Requests that wait at most; others are sent away for now.")] = 32,
+    cache_memory: Annotated[int, typer.Option(min=0, help="MiB for the caches of earlier turns.")] = 1024,
+    cache_folder: Annotated[Path | None, typer.Option(help="Keep them here too, for after a restart.")] = None,
+    allow_origin: Annotated[list[str] | None, typer.Option(help="A web page that may use the server.")] = None,
+):
+    """Serve a pair to OpenAI clients, over HTTP."""
+    try:
+        from dspark_lab.serve import run
+    except ImportError as error:
+        raise ValueError(f"{error.name} is not installed; the server needs the extra dspark-lab[serve]") from None
+    pair = lab.load_pair(model, drafter=drafter or None)
+    options = {"max_draft": max_draft, "confidence_threshold": confidence_threshold, "queue": queue}
+    options |= {"prefix_cache": lab.PrefixCache(pair, cache_memory * 2**20, cache_folder)}
+    run(pair, mode, host=host, port=port, api_key=api_key, allow_origins=allow_origin or (), **options)
 
 
 @app.command()

@@ -12,13 +12,16 @@ from dspark_lab.schedule import scheduled_length
 PREFILL_STEP = 512  # prompt tokens per pass: bounds the memory that a long prompt's attention needs
 
 
-def decode(target, drafter, prompt, *, sampling, schedule, max_tokens, stop_tokens=(), key, keep_probs=False):
+def decode(
+    target, drafter, prompt, *, sampling, schedule, max_tokens, stop_tokens=(), key, keep_probs=False, caches=None
+):
     """Continue ``prompt`` (token ids) and yield a Round per pass of the target, until ``max_tokens`` or a stop token.
 
     The last prompt token is the first anchor. Whatever the drafter proposes, the tokens have the target's own
     distribution under ``sampling``. At every yield both caches hold the prompt and all committed tokens but the last.
+    ``caches``: the target's and the drafter's, which already hold what the prompt follows; empty ones if None.
     """
-    cache, draft_cache = target.new_cache(rollback=drafter.draft_length > 0), drafter.new_cache()
+    cache, draft_cache = caches or new_caches(target, drafter)
     limit = drafter.draft_length if schedule.max_draft is None else min(schedule.max_draft, drafter.draft_length)
     prefill(target, drafter, prompt[:-1], cache, draft_cache)
     anchor, remaining, last = prompt[-1], max_tokens, time.perf_counter()
@@ -66,6 +69,11 @@ def decode(target, drafter, prompt, *, sampling, schedule, max_tokens, stop_toke
         if reason:
             return
         anchor, remaining, last = committed[-1], remaining - kept, time.perf_counter()
+
+
+def new_caches(target, drafter):
+    """An empty cache of the target's, which rejections can be rolled back in, and one of the drafter's."""
+    return target.new_cache(rollback=drafter.draft_length > 0), drafter.new_cache()
 
 
 def prefill(target, drafter, tokens, cache, draft_cache):

@@ -1,6 +1,8 @@
 """From a prompt to text: what stands around the decode loop."""
 
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from numbers import Integral
 
 import mlx.core as mx
@@ -74,6 +76,7 @@ def stream(
     stop=(),
     chat=True,
     keep_probs=False,
+    prefix_cache=None,
 ):
     """Continue ``prompt`` and return an iterator of Rounds, each with the ``text`` it added.
 
@@ -85,7 +88,8 @@ def stream(
     mode on the same machine; another mode gives the same distribution. ``max_draft``: tokens drafted a round at most
     (None: the drafter's whole block; 0: none). ``confidence_threshold``: verify a draft while each position's
     confidence reaches it. ``stop``: a string or strings that end the text just before them. ``keep_probs``: keep p and
-    q whole in the Rounds.
+    q whole in the Rounds. ``prefix_cache``: a PrefixCache of this pair, which spares the prompt's beginning its pass
+    where an earlier text began with the same tokens, and remembers this text.
 
     All arguments are checked at the call. Raises ValueError that says what to give instead. An iterator that is closed
     or interrupted leaves nothing behind in ``pair``.
@@ -99,8 +103,10 @@ def stream(
     prompt = encode_prompt(pair, prompt, chat)
     if drafter.draft_length:
         pair.target.new_cache()  # refuses a model whose caches cannot be rolled back
-    rounds = decode(
-        pair.target,
+    if prefix_cache is not None and prefix_cache.pair is not pair:
+        raise ValueError(f"the prefix cache is of the pair {prefix_cache.pair.name}; make one with PrefixCache(pair)")
+    begin = partial(decode, pair.target) if prefix_cache is None else prefix_cache.decode
+    rounds = begin(
         drafter,
         prompt,
         sampling=sampling,
@@ -115,11 +121,12 @@ def stream(
 
 def with_text(rounds, text):
     """``rounds`` with what each adds to ``text`` (a TextStream); a stop string cuts the round short and ends them."""
-    for r in rounds:
-        add_text(r, text)
-        yield r
-        if text.ended:
-            return
+    with closing(rounds):
+        for r in rounds:
+            add_text(r, text)
+            yield r
+            if text.ended:
+                return
 
 
 def add_text(r, text):
@@ -156,8 +163,11 @@ def encode_prompt(pair, prompt, chat=True):
     return ids
 
 
-def encode_chat(pair, messages):
-    """The token ids of chat ``messages`` in the tokenizer's template, up to where the assistant begins."""
+def encode_chat(pair, messages, **template):
+    """The token ids of chat ``messages`` in the tokenizer's template, up to where the assistant begins.
+
+    ``template``: what else the template is given, such as ``tools`` or ``enable_thinking``.
+    """
     from jinja2 import TemplateError
 
     if not all(isinstance(message, dict) and {"role", "content"} <= message.keys() for message in messages):
@@ -165,7 +175,7 @@ def encode_chat(pair, messages):
     if not pair.tokenizer.has_chat_template:
         raise ValueError(f"the tokenizer of {pair.name} has no chat template; give the prompt as text")
     try:
-        return pair.tokenizer.apply_chat_template(list(messages), add_generation_prompt=True)
+        return pair.tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, **template)
     except TemplateError as error:
         raise ValueError(f"the chat template of {pair.name} does not take these messages: {error}") from None
 

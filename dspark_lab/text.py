@@ -45,7 +45,12 @@ class TextStream:
         if found := [(at + len(string), at) for string in self.stop if (at := text.find(string)) >= 0]:
             self.ended, self.held = True, ""
             return text[: min(found)[1]]  # the one that is complete first
-        starts = (n for string in self.stop for n in range(1, len(string)) if text.endswith(string[:n]))
-        settled = len(text) - max(starts, default=0)
+        settled = len(text) - unsettled(text, self.stop)
         self.held = text[settled:]
         return text[:settled]
+
+
+def unsettled(text, strings):
+    """How many characters at the end of ``text`` may turn out to be the start of one of ``strings``."""
+    starts = (n for string in strings for n in range(1, len(string)) if text.endswith(string[:n]))
+    return max(starts, default=0)

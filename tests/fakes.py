@@ -2,13 +2,14 @@
 
 import mlx.core as mx
 from mlx_lm.tokenizer_utils import BPEStreamingDetokenizer, TokenizerWrapper
+from mlx_lm.tool_parsers.json_tools import parse_tool_call
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import AddedToken, PreTrainedTokenizerFast
 
 from dspark_lab.drafters.protocol import Draft
 from dspark_lab.sampling import one_hot
 
-VOCAB = 260
+VOCAB, END, THINK = 260, 256, 257
 
 
 class Tape:
@@ -67,17 +68,37 @@ class ScriptedDrafter:
         cache.extend(tokens)
 
 
+TEMPLATE = """\
+{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}\
+{% if add_generation_prompt %}[assistant]{% endif %}"""
+
+CHAT_TEMPLATE = """\
+{% if tools %}[tools]{{ tools | tojson }}{% endif %}{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}\
+{% for call in m.tool_calls or [] %}<tool_call>{{ call.function | tojson }}</tool_call>{% endfor %}{% endfor %}\
+{% if add_generation_prompt %}[assistant]{% if enable_thinking %}<think>{% endif %}{% endif %}"""
+
+
 def byte_tokenizer():
     """A token a byte, 0 to 255; 256 ends a text; with a chat template."""
+    return TokenizerWrapper(byte_level(chat_template=TEMPLATE), BPEStreamingDetokenizer)
+
+
+def chat_tokenizer():
+    """The same for a model that thinks, between the tokens 257 and 258, and calls tools."""
+    tokenizer = byte_level(chat_template=CHAT_TEMPLATE)
+    tokenizer.add_tokens([AddedToken("<think>"), AddedToken("</think>")])
+    tools = {"tool_call_start": "<tool_call>", "tool_call_end": "</tool_call>", "tool_parser": parse_tool_call}
+    return TokenizerWrapper(tokenizer, BPEStreamingDetokenizer, **tools)
+
+
+def byte_level(**options):
+    """transformers' tokenizer of bytes and the end token."""
     alphabet = {byte: char for char, byte in _characters_of_bytes().items()}
-    vocab = {alphabet[byte]: byte for byte in range(256)} | {"<end>": 256}
+    vocab = {alphabet[byte]: byte for byte in range(256)} | {"<end>": END}
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
-    template = "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}"
-    template += "{% if add_generation_prompt %}[assistant]{% endif %}"
-    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>", chat_template=template)
-    return TokenizerWrapper(wrapped, BPEStreamingDetokenizer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>", **options)
 
 
 def _characters_of_bytes():
@@ -85,3 +106,40 @@ def _characters_of_bytes():
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
+
+
+class AnsweringTarget:
+    """Answers the text of every prompt, up to its last "[assistant]" and a <think> behind it, with ``answer(text)``.
+
+    ``gate``: an Event without which no pass begins, for tests that must hold a generation up.
+    """
+
+    vocab_size, context_length = VOCAB, 2000
+
+    def __init__(self, answer, gate=None):
+        self.answer, self.gate, self.tokenizer = answer, gate, chat_tokenizer()
+        self.mark = self.tokenizer.encode("[assistant]")
+
+    def new_cache(self, rollback=True):
+        return [Tape()]
+
+    def forward(self, tokens, cache, taps=()):
+        if self.gate:
+            assert self.gate.wait(30)
+        held = cache[0].tokens
+        held.extend(tokens)
+        following = [self.after(held[:n]) for n in range(len(held) - len(tokens) + 1, len(held) + 1)]
+        return 20.0 * one_hot(mx.array(following), VOCAB), None
+
+    def rollback(self, cache, n):
+        del cache[0].tokens[len(cache[0].tokens) - n :]
+
+    def after(self, held):
+        """The token after ``held``; the end wherever no answer has begun."""
+        starts = (at + len(self.mark) for at in range(len(held) - len(self.mark), -1, -1) if held[at] == self.mark[0])
+        begun = next((start for start in starts if held[start - len(self.mark) : start] == self.mark), None)
+        if begun is None:
+            return END
+        begun += held[begun : begun + 1] == [THINK]
+        reply = [*self.tokenizer.encode(self.answer(self.tokenizer.decode(held[:begun]))), END]
+        return reply[min(len(held) - begun, len(reply) - 1)]

@@ -47,7 +47,7 @@ def command(lab_folder, training, tmp_path, monkeypatch):
 
     def run(name, *args, code=0):
         out = tmp_path / "record.json"
-        args += ("--model", lab_folder, "--from", training, "--out", out)
+        args += ("--model", lab_folder, "--out", out, *(() if name == "turns" else ("--from", training)))
         args = ["bench", name, *map(str, args)]
         result = CliRunner().invoke(cli.app, args, env={"COLUMNS": "120", "NO_COLOR": "1"}, prog_name="dspark-lab")
         assert result.exit_code == code, result.output
@@ -298,6 +298,17 @@ def test_profile_takes_every_mode(golden, mode):
 def test_profile_command(command):
     result, record = command("profile", *SMALL, "--domains", "code", "--mode", "dspark")
     assert list(record["cells"]) == ["code/dspark"] and "context update" in result.output
+
+
+def test_turns_command(command):
+    """Cold and warm say the same, and the cache holds all of the context."""
+    options = ("--context", 60, "--turn", 6, "--conversations", 3, "--modes", "baseline,dspark")
+    result, record = command("turns", *options)
+    assert list(record["cells"]) == ["turns/baseline/1", "turns/dspark/1"]
+    for cell in record["cells"].values():
+        assert cell["differences"] == 0 and cell["reused"] == 3 * 60
+        assert cell["ratio"]["prompts"] == 3 and min(cell["milliseconds"].values()) > 0
+    assert "times as quick" in result.output and "equal" in result.output
 
 
 def test_bad_input_is_a_sentence(command):

@@ -305,3 +305,30 @@ def rollback(
     with progress(f"{pair.name}: rollback", max_draft) as tick:
         cells = record.cell(pair.name, partial(rollback_costs, pair.target, context, max_draft, repeats, tick))
     finish(record, [rollback_table(pair.name, cells)])
+
+
+@app.command()
+def turns(
+    model: Model = None,
+    drafter: Drafters = None,
+    modes: Annotated[str, typer.Option(help="Separated by commas.")] = "baseline,dspark",
+    context: Annotated[int, typer.Option(min=2, help="Tokens of the conversation so far.")] = 950,
+    turn: Annotated[int, typer.Option(min=1, help="Tokens of the new turn.")] = 32,
+    conversations: Annotated[int, typer.Option(min=2, help="Conversations.")] = 20,
+    out: Out = TRACES / "turns.json",
+):
+    """The time to a follow-up turn's first tokens, with the caches of the turns before it and without."""
+    import dspark_lab as lab
+    from dspark_lab.bench import speed
+    from dspark_lab.bench import turns as measure
+    from dspark_lab.bench.tables import turns_table
+
+    pair = lab.load_pair(model, drafter=drafter or None)
+    texts = measure.conversations(pair, conversations, context, turn)
+    record = start(out, pair, context=context, turn=turn, conversations=conversations)
+    for mode in split(modes):
+        for threads in speed.thread_counts():
+            with progress(f"{mode} on {threads} BLAS thread(s)", conversations) as tick:
+                follow_ups = partial(measure.follow_ups, pair, mode, texts, threads, tick)
+                record.cell(f"turns/{mode}/{threads}", follow_ups)
+    finish(record, [turns_table(record.cells)])

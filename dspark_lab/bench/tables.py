@@ -196,6 +196,17 @@ def rollback_table(name, cells):
     return table
 
 
+def turns_table(cells):
+    """Milliseconds to a follow-up turn's first tokens, by mode and number of BLAS threads."""
+    columns = ("mode", "threads", "cold ms", "warm ms", "times as quick", "first tokens")
+    table = Table(*columns, title="A follow-up turn's first tokens, medians; ratio of the sums [95 %]", box=SIMPLE)
+    for (mode, threads), cell in of_kind(cells, "turns").items():
+        times = (f"{cell['milliseconds'][side]:.1f}" for side in ("cold", "warm"))
+        same = f"{cell['differences']} differ" if cell["differences"] else "equal"
+        table.add_row(mode, threads, *times, interval(cell["ratio"], 1), same)
+    return table
+
+
 def short(number):
     """Two decimals, without the zero before the point."""
     return f"{number:.2f}".replace("0.", ".", 1)

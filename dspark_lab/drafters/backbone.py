@@ -143,6 +143,12 @@ class BlockDrafter(nn.Module):
         for layer, context in zip(self.layers, cache):
             context.update_and_fetch(*layer.self_attn.keys_values(features, context.offset))
 
+    def trim(self, cache, n):
+        """Forget the context features of all tokens but the first ``n``."""
+        for context in cache:
+            context.trim(context.offset - n)
+        return n
+
     def context_features(self, hidden):
         """Fuse the tapped states (B, n, taps * d) into features (B, n, d): RMSNorm(W_c [H(l1); ...; H(lm)]), eq. 2."""
         return self.hidden_norm(self.fc(hidden))

@@ -49,6 +49,15 @@ class Eagle3Cache:
         self.kv = KVCache()
         self.waiting = None  # (1, 1, d)
 
+    @property
+    def state(self):
+        """All that it holds, in the form of mlx-lm's caches."""
+        return self.kv.state, self.waiting
+
+    @state.setter
+    def state(self, state):
+        self.kv.state, self.waiting = state
+
 
 class Eagle3(nn.Module):
     """An EAGLE-3 drafter; ``target`` lends its embedding and head where the checkpoint has none."""
@@ -93,6 +102,13 @@ class Eagle3(nn.Module):
             layer = self.layers[0]
             x = layer.inputs(self.embed(mx.array([followers])), features[:, :-1])
             cache.kv.update_and_fetch(*layer.self_attn.keys_values(x, cache.kv.offset))
+
+    def trim(self, cache, n):
+        """Keep n - 1 pairs: the feature that would wait is gone, so token n has to be committed once more."""
+        pairs = max(n - 1, 0)
+        cache.kv.trim(cache.kv.offset - pairs)
+        cache.waiting = None
+        return pairs
 
     def propose(self, anchor, length, cache, sampling, key):
         """``length`` passes of the layer, a token each; none before anything was committed (there is no feature)."""

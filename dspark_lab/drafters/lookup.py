@@ -26,6 +26,11 @@ class Lookup:
         """Remember the tokens; nothing of the target's states is used."""
         cache.extend(tokens)
 
+    def trim(self, cache, n):
+        """Forget all tokens but the first ``n``."""
+        del cache[n:]
+        return n
+
     def propose(self, anchor, length, cache, sampling, key):
         """What followed the same n-gram before, or nothing."""
         found = self.follow([*cache, anchor])[:length]

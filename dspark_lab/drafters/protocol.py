@@ -54,6 +54,10 @@ class Drafter(Protocol):
         """
         ...
 
+    def trim(self, cache: Any, n: int) -> int:
+        """Make ``cache`` forget all but its first ``n`` tokens; returns how many it holds then: n, or a few less."""
+        ...
+
 
 class NoDrafter:
     """Proposes nothing, which makes the loop decode plainly: one pass of the target a token."""
@@ -72,3 +76,7 @@ class NoDrafter:
 
     def commit(self, tokens, hidden, cache):
         """Nothing to remember."""
+
+    def trim(self, cache, n):
+        """Nothing to forget."""
+        return n

@@ -12,23 +12,40 @@ blas.install()
 if Path(*sys.argv[:1]).name != "dspark-lab":  # the command line answers --help without it, and imports it when needed
     import mlx_lm.utils  # noqa: F401  (most of a second, paid here rather than by the first load_pair)
 
-from dspark_lab import calibrate, metrics, toy
+from dspark_lab import calibrate, cost, metrics, toy
+from dspark_lab.auto import Auto
 from dspark_lab.batch import BatchRound, decode_batch, rounds_by_request
+from dspark_lab.cost import measure_costs, measure_verify_cost, speedup
+from dspark_lab.curves import Costs, Curve, load_traces
 from dspark_lab.decode import decode
 from dspark_lab.generate import Result, generate, stream
 from dspark_lab.pair import Pair, load_pair
 from dspark_lab.prefix_cache import PrefixCache
 from dspark_lab.rounds import Round
 from dspark_lab.sampling import Sampling, accept, acceptance, residual
-from dspark_lab.schedule import Cap, SurvivalThreshold, Threshold, WholeDraft
+from dspark_lab.schedule import (
+    Cap,
+    Delayed,
+    HardwareAware,
+    Retrospective,
+    SurvivalThreshold,
+    Threshold,
+    WholeDraft,
+)
 from dspark_lab.source import show_source
 
 __all__ = [
+    "Auto",
     "BatchRound",
     "Cap",
+    "Costs",
+    "Curve",
+    "Delayed",
+    "HardwareAware",
     "Pair",
     "PrefixCache",
     "Result",
+    "Retrospective",
     "Round",
     "Sampling",
     "SurvivalThreshold",
@@ -37,15 +54,20 @@ __all__ = [
     "accept",
     "acceptance",
     "calibrate",
+    "cost",
     "decode",
     "decode_batch",
     "generate",
     "load_pair",
+    "load_traces",
+    "measure_costs",
+    "measure_verify_cost",
     "metrics",
     "plots",
     "residual",
     "rounds_by_request",
     "show_source",
+    "speedup",
     "stream",
     "toy",
     "widgets",

@@ -10,8 +10,6 @@ Schedules for a batch are described in `batch_schedule.py`; one made for one req
 import time
 from collections import deque
 from dataclasses import dataclass
-from itertools import accumulate
-from operator import mul
 
 import mlx.core as mx
 
@@ -22,7 +20,7 @@ from dspark_lab.generate import add_text, encode_prompt, room, stop_strings, who
 from dspark_lab.rounds import Round
 from dspark_lab.rows import RowsKVCache
 from dspark_lab.sampling import Sampling, judge
-from dspark_lab.schedule import WholeDraft
+from dspark_lab.schedule import WholeDraft, survival_of
 from dspark_lab.text import TextStream
 
 
@@ -131,7 +129,7 @@ class Request:
     remaining: int
     key: mx.array
     text: TextStream
-    survival: list[float] | None = None
+    survival: tuple[float, ...] | None = None
 
 
 class Batch:
@@ -207,7 +205,7 @@ class Batch:
         """How many of each row's ``drafted`` tokens to verify, as the schedule has it."""
         survivals = [survival_of(c, len(own)) for c, own in zip(confidence, drafted)]
         if getattr(self.schedule, "delayed", False):
-            asked = [request.survival or [1.0] * len(own) for request, own in zip(self.requests, survivals)]
+            asked = [request.survival or (1.0,) * len(own) for request, own in zip(self.requests, survivals)]
             lengths = [min(n, len(own)) for n, own in zip(self.schedule.lengths(asked), drafted)]
         else:
             lengths = list(self.schedule.lengths(survivals))
@@ -266,11 +264,6 @@ class Batch:
             "target_probs": firsts(target_probs, scheduled),
             "overlap": firsts(overlap, scheduled),
         }
-
-
-def survival_of(confidence, draft_length):
-    """survival[0] .. survival[draft_length] of ``confidence`` c_1 .. c_γ, or of None: then every c_k is 1."""
-    return list(accumulate(confidence or [1.0] * draft_length, mul, initial=1.0))
 
 
 def firsts(array, lengths):

@@ -60,6 +60,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+def draft_limit(text):
+    """What --max-draft means: "auto" or a whole number."""
+    try:
+        return text if text == "auto" else int(text)
+    except ValueError:
+        raise typer.BadParameter(f'{text!r} is neither a whole number nor "auto"') from None
+
+
 trainer = typer.Typer(help="Train a pair of your own.")
 app.add_typer(trainer, name="train")
 
@@ -77,7 +87,14 @@ DrafterBits = Annotated[
 Dtype = Annotated[str | None, typer.Option(help="float32, float16 or bfloat16 for what is not quantized.")]
 Force = Annotated[bool, typer.Option("--force", help="Load it even if memory will not do.")]
 Mode = Annotated[str | None, typer.Option(help="dspark, dflash, dflash16, eagle3, lookup or baseline.")]
-MaxDraft = Annotated[int | None, typer.Option(help="Tokens drafted a pass at most; the whole block if left out.")]
+MaxDraft = Annotated[
+    str | None,
+    typer.Option(
+        parser=draft_limit,
+        metavar="INTEGER|auto",
+        help='Tokens drafted a pass at most; the whole block if left out. "auto": as many as pay on this machine.',
+    ),
+]
 Confidence = Annotated[float, typer.Option(help="Verify a draft while its confidence reaches it.")]
 Temperature = Annotated[float, typer.Option(help="0 is greedy.")]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same text in the same mode.")]

@@ -18,57 +18,99 @@ def decode(
     """Continue ``prompt`` (token ids) and yield a Round per pass of the target, until ``max_tokens`` or a stop token.
 
     The last prompt token is the first anchor. Whatever the drafter proposes, the tokens have the target's own
-    distribution under ``sampling``. At every yield both caches hold the prompt and all committed tokens but the last.
+    distribution under ``sampling``. At every yield both caches hold the prompt and all committed tokens but the last;
+    only the drafter's may lack those of rounds without a draft until the next draft, or until the loop is left.
     ``caches``: the target's and the drafter's, which already hold what the prompt follows; empty ones if None.
     """
     cache, draft_cache = caches or new_caches(target, drafter)
-    limit = drafter.draft_length if schedule.max_draft is None else min(schedule.max_draft, drafter.draft_length)
     prefill(target, drafter, prompt[:-1], cache, draft_cache)
     anchor, remaining, last = prompt[-1], max_tokens, time.perf_counter()
-    while remaining:
-        key, draft_key, accept_key = mx.random.split(key, 3)
-        # Draft. A pass commits one token more than it accepts, so the last token needs no draft.
-        length = min(limit, remaining - 1)
-        draft = drafter.propose(anchor, length, draft_cache, sampling, draft_key) if length else empty_draft()
-        mx.eval(draft.tokens, draft.probs, *([] if draft.confidence is None else [draft.confidence]))
-        drafted = draft.tokens.tolist()
-        confidence = None if draft.confidence is None else draft.confidence.tolist()
-        drafted_at = time.perf_counter()
+    with Follower(drafter, draft_cache) as follower:
+        while remaining:
+            key, draft_key, accept_key = mx.random.split(key, 3)
+            # Draft. A pass commits one token more than it accepts, so the last token needs no draft.
+            limit = drafter.draft_length if schedule.max_draft is None else schedule.max_draft
+            draft = follower.propose(anchor, min(limit, drafter.draft_length, remaining - 1), sampling, draft_key)
+            mx.eval(draft.tokens, draft.probs, *([] if draft.confidence is None else [draft.confidence]))
+            drafted = draft.tokens.tolist()
+            confidence = None if draft.confidence is None else draft.confidence.tolist()
+            drafted_at = time.perf_counter()
 
-        # Verify: one pass of the target over the anchor and the scheduled tokens.
-        n = scheduled_length(schedule, confidence, len(drafted))
-        logits, hidden = target.forward([anchor, *drafted[:n]], cache, drafter.taps)
-        p = sampling.probs(logits)  # (n + 1, vocab)
-        mx.eval(p, *([] if hidden is None else [hidden]))
-        verified_at = time.perf_counter()
+            # Verify: one pass of the target over the anchor and the scheduled tokens.
+            n = scheduled_length(schedule, confidence, len(drafted))
+            logits, hidden = target.forward([anchor, *drafted[:n]], cache, drafter.taps)
+            p = sampling.probs(logits)  # (n + 1, vocab)
+            mx.eval(p, *([] if hidden is None else [hidden]))
+            verified_at = time.perf_counter()
 
-        # Accept, and cut after a stop token. The last committed token is the next anchor, unseen by both caches.
-        q, tokens = draft.probs, draft.tokens[:n]
-        accepted, own = accept(p, q[:n], tokens, accept_key)
-        committed, reason = cut([*drafted[:accepted], own], remaining, stop_tokens)
-        kept = len(committed)
-        target.rollback(cache, n + 1 - kept)
-        drafter.commit([anchor, *committed[:-1]], None if hidden is None else hidden[:, :kept], draft_cache)
-        yield Round(
-            anchor=anchor,
-            drafted=drafted,
-            draft_probs=of_tokens(q, draft.tokens),
-            scheduled=n,
-            target_probs=of_tokens(p, tokens),
-            overlap=mx.sum(mx.minimum(p[:n], q[:n]), axis=-1).tolist() if n else [],
-            confidence=confidence,
-            accepted=accepted,
-            committed=committed,
-            ending="stop" if kept <= accepted else "bonus" if accepted == n else "correction",
-            draft_seconds=drafted_at - last,
-            verify_seconds=verified_at - drafted_at,
-            other_seconds=time.perf_counter() - verified_at,
-            finish_reason=reason,
-            **({"p": p, "q": q} if keep_probs else {}),
-        )
-        if reason:
+            # Accept, and cut after a stop token. The last committed token is the next anchor, unseen by both caches.
+            q, tokens = draft.probs, draft.tokens[:n]
+            accepted, own = accept(p, q[:n], tokens, accept_key)
+            committed, reason = cut([*drafted[:accepted], own], remaining, stop_tokens)
+            kept = len(committed)
+            target.rollback(cache, n + 1 - kept)
+            follower.commit([anchor, *committed[:-1]], None if hidden is None else hidden[:, :kept], last=bool(reason))
+            r = Round(
+                anchor=anchor,
+                drafted=drafted,
+                draft_probs=of_tokens(q, draft.tokens),
+                scheduled=n,
+                target_probs=of_tokens(p, tokens),
+                overlap=mx.sum(mx.minimum(p[:n], q[:n]), axis=-1).tolist() if n else [],
+                confidence=confidence,
+                accepted=accepted,
+                committed=committed,
+                ending="stop" if kept <= accepted else "bonus" if accepted == n else "correction",
+                draft_seconds=drafted_at - last,
+                verify_seconds=verified_at - drafted_at,
+                other_seconds=time.perf_counter() - verified_at,
+                finish_reason=reason,
+                **({"p": p, "q": q} if keep_probs else {}),
+            )
+            yield r
+            if reason:
+                return
+            last, anchor, remaining, schedule = time.perf_counter(), committed[-1], remaining - kept, schedule.after(r)
+
+
+class Follower:
+    """Stands between the loop and a drafter's cache, so that rounds without a draft cost the drafter next to nothing.
+
+    What they commit waits, and goes in together before the next draft, or when the text ends or the loop is left: eight
+    rows cost hardly more than one. Rounds with a draft commit at once.
+    """
+
+    def __init__(self, drafter, cache):
+        self.drafter, self.cache, self.waiting, self.drafting = drafter, cache, [], False
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.catch_up()
+
+    def propose(self, anchor, length, sampling, key):
+        """The drafter's proposal, or an empty draft for ``length`` 0."""
+        self.drafting = length > 0
+        if not self.drafting:
+            return empty_draft()
+        self.catch_up()
+        return self.drafter.propose(anchor, length, self.cache, sampling, key)
+
+    def commit(self, tokens, hidden, last):
+        """What ``Drafter.commit`` is to be told, now or later; ``last``: the text has ended."""
+        self.waiting.append((tokens, hidden))
+        if self.drafting or last:
+            self.catch_up()
+
+    def catch_up(self):
+        """Commit all that waits."""
+        if not self.waiting:
             return
-        anchor, remaining, last = committed[-1], remaining - kept, time.perf_counter()
+        tokens, hidden = zip(*self.waiting)
+        together = None if hidden[0] is None else mx.concatenate(hidden, axis=1)
+        self.drafter.commit([token for part in tokens for token in part], together, self.cache)
+        self.waiting.clear()
 
 
 def new_caches(target, drafter):
@@ -83,6 +125,18 @@ def prefill(target, drafter, tokens, cache, draft_cache):
         _, hidden = target.forward(step, cache, drafter.taps)
         drafter.commit(step, hidden, draft_cache)
         mx.eval([c.state for c in cache])
+
+
+def catch_up(drafter, waiting, draft_cache):
+    """Commit what is ``waiting``, (tokens, hidden) of some rounds, to the drafter's cache in one go, and empty it.
+
+    Eight rows together cost hardly more than one, so rounds without a draft wait for one another.
+    """
+    if waiting:
+        tokens, hidden = zip(*waiting)
+        together = None if hidden[0] is None else mx.concatenate(hidden, axis=1)
+        drafter.commit([token for part in tokens for token in part], together, draft_cache)
+        waiting.clear()
 
 
 def cut(tokens, remaining, stop_tokens):

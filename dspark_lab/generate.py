@@ -8,6 +8,8 @@ from numbers import Integral
 import mlx.core as mx
 
 from dspark_lab import metrics
+from dspark_lab.auto import Auto
+from dspark_lab.cost import measure_costs
 from dspark_lab.decode import decode
 from dspark_lab.rounds import Round
 from dspark_lab.sampling import Sampling
@@ -86,17 +88,18 @@ def stream(
     stay within the target's context, and a text that ends there has finish_reason "length". ``temperature`` (0 is
     greedy), ``top_p``, ``top_k`` (0 keeps all): see Sampling. ``seed``: the same one gives the same text in the same
     mode on the same machine; another mode gives the same distribution. ``max_draft``: tokens drafted a round at most
-    (None: the drafter's whole block; 0: none). ``confidence_threshold``: verify a draft while each position's
-    confidence reaches it. ``stop``: a string or strings that end the text just before them. ``keep_probs``: keep p and
-    q whole in the Rounds. ``prefix_cache``: a PrefixCache of this pair, which spares the prompt's beginning its pass
-    where an earlier text began with the same tokens, and remembers this text.
+    (None: the drafter's whole block; 0: none), or "auto": as many as pay on this machine (`auto.py`), whose costs the
+    first such call measures for some seconds and remembers (`cost.py`). ``confidence_threshold``: verify a draft while
+    each position's confidence reaches it. ``stop``: a string or strings that end the text just before them.
+    ``keep_probs``: keep p and q whole in the Rounds. ``prefix_cache``: a PrefixCache of this pair, which spares the
+    prompt's beginning its pass where an earlier text began with the same tokens, and remembers this text.
 
     All arguments are checked at the call. Raises ValueError that says what to give instead. An iterator that is closed
     or interrupted leaves nothing behind in ``pair``.
     """
     drafter = pair.drafter(mode)
     sampling = Sampling(temperature, top_p, top_k)
-    schedule = make_schedule(drafter, max_draft, confidence_threshold)
+    schedule = make_schedule(pair, drafter, max_draft, confidence_threshold)
     whole_number("max_tokens", max_tokens, 1)
     whole_number("seed", seed, 0, 2**64 - 1)
     stop = stop_strings(stop, pair.tokenizer)
@@ -192,15 +195,20 @@ def room(context_length, prompt_tokens, max_tokens):
     return min(max_tokens, context_length - prompt_tokens)
 
 
-def make_schedule(drafter, max_draft, threshold):
+def make_schedule(pair, drafter, max_draft, threshold):
     """The schedule that ``max_draft`` and ``confidence_threshold`` ask for. Raises ValueError if the drafter cannot."""
-    if max_draft is not None:
-        whole_number("max_draft", max_draft, 0, drafter.draft_length, f" (mode {drafter.mode}'s whole block)")
     if not 0 <= threshold <= 1:
         raise ValueError(f"confidence_threshold is {threshold}; give a probability, from 0 (verify all) to 1")
+    if threshold and not hasattr(drafter, "confidence_head"):
+        raise ValueError(f"mode {drafter.mode} has no confidence head, so confidence_threshold must be 0")
+    if max_draft == "auto":
+        if threshold:
+            raise ValueError('max_draft "auto" reads the confidence itself; leave confidence_threshold 0')
+        return Auto(measure_costs(pair, drafter.mode)) if drafter.draft_length else WholeDraft()
+    if max_draft is not None:
+        note = f' (mode {drafter.mode}\'s whole block), or "auto"'
+        whole_number("max_draft", max_draft, 0, drafter.draft_length, note)
     if threshold:
-        if not hasattr(drafter, "confidence_head"):
-            raise ValueError(f"mode {drafter.mode} has no confidence head, so confidence_threshold must be 0")
         return Threshold(threshold, max_draft)
     return WholeDraft() if max_draft is None else Cap(max_draft)
 

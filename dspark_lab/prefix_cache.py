@@ -9,6 +9,7 @@ Nothing that was kept is trusted: see ``seal``.
 
 import copy
 import json
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,11 +90,12 @@ class PrefixCache:
             self.put(drafter, prompt[:-1], copy.deepcopy(caches))
         text = list(prompt)
         try:
-            for r in decode(self.pair.target, drafter, prompt[-1:], caches=caches, **options):
-                text += r.committed
-                yield r
+            with closing(decode(self.pair.target, drafter, prompt[-1:], caches=caches, **options)) as rounds:
+                for r in rounds:
+                    text += r.committed
+                    yield r
         except GeneratorExit:
-            pass  # closed between two rounds, when both caches are whole
+            pass  # closed between two rounds; once decode is closed too, both caches are whole
         self.put(drafter, text[:-1], caches)
 
     def take(self, drafter, tokens):

@@ -86,9 +86,8 @@ def line_up(pair, prompt, mode=None, *, max_draft=None, **options):
     ids = encode_prompt(pair, prompt)
     lanes = []
     for name, own in (("baseline", options), (pair.drafter(mode).mode, {**options, "max_draft": max_draft})):
-        lane = Lane(name, ids, stream(pair, ids, name, **own))
-        lane.threads = warm_up(pair, ids[-WARM_UP_PROMPT:], name, {**own, "max_tokens": WARM_UP_TOKENS})
-        lanes.append(lane)
+        threads = warm_up(pair, ids[-WARM_UP_PROMPT:], name, {**own, "max_tokens": WARM_UP_TOKENS})
+        lanes.append(Lane(name, ids, stream(pair, ids, name, **own), threads))  # "auto" asks what a round costs on them
     return lanes
 
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from dspark_lab import sampling
 from dspark_lab import schedule as schedules
+from dspark_lab.rounds import Round
 
 WHOLE_DRAFT = schedules.WholeDraft()
 
@@ -48,20 +49,23 @@ def target_joint(world, length):
     return law
 
 
-def joint(world, length, draft_length, **rules):
+def joint(world, length, draft_length, schedule=WHOLE_DRAFT, **rules):
     """The law of the first ``length`` tokens under the loop with ``max_tokens=length``, an array as `target_joint`'s.
 
-    ``draft_length``: tokens proposed in a round, fewer where fewer remain, as in ``decode``. ``rules``: what to put in
-    place of the library's own, by the names that `one_round` gives them.
+    ``draft_length``: tokens proposed in a round, fewer where fewer remain, as in ``decode``. ``schedule``: any; one
+    that learns is followed along every path. ``rules``: what to put in place of the library's own, by the names that
+    `rounds_after` gives them.
     """
-    reached, law = {(): 1.0}, np.zeros((len(world.p(())),) * length)
+    reached, law = {((), schedule): 1.0}, np.zeros((len(world.p(())),) * length)
     for n in range(length):
-        for committed in [text for text in reached if len(text) == n]:
-            chance = reached.pop(committed)
-            for tokens, share in one_round(world, committed, min(draft_length, length - n - 1), **rules).items():
-                reached[committed + tokens] = reached.get(committed + tokens, 0.0) + chance * share
-    for text, chance in reached.items():
-        law[text] = chance
+        for committed, current in [state for state in reached if len(state[0]) == n]:
+            chance = reached.pop((committed, current))
+            limit = min(draft_length, length - n - 1)
+            for r, share in rounds_after(world, committed, limit, schedule=current, **rules):
+                state = committed + tuple(r.committed), current.after(r)
+                reached[state] = reached.get(state, 0.0) + chance * share
+    for (text, _), chance in reached.items():
+        law[text] += chance
     return law
 
 
@@ -71,7 +75,18 @@ def expected_accepted_length(world, draft_length, committed=(), **rules):
     return sum(len(tokens) * share for tokens, share in outcomes.items())
 
 
-def one_round(
+def one_round(world, committed, draft_length, **rules):
+    """What one round after ``committed`` may commit, with its probability: a dict from tuples of 1 to γ + 1 tokens.
+
+    ``rules``: those of `rounds_after`.
+    """
+    outcomes = defaultdict(float)
+    for r, share in rounds_after(world, committed, draft_length, **rules):
+        outcomes[tuple(r.committed)] += share
+    return dict(outcomes)
+
+
+def rounds_after(
     world,
     committed,
     draft_length,
@@ -83,7 +98,7 @@ def one_round(
     drawn=None,
     scheduled_length=schedules.scheduled_length,
 ):
-    """What one round after ``committed`` may commit, with its probability: a dict from tuples of 1 to γ + 1 tokens.
+    """Every Round that may follow ``committed`` and its probability, as pairs; times and probabilities in it are empty.
 
     ``schedule``: any Schedule; ``confidence(committed, drafted)`` gives c_k for the position after ``drafted``, None is
     no confidence head. The rest is for breaking: ``acceptance`` and ``residual`` are called with whole p and q (vocab,)
@@ -92,16 +107,14 @@ def one_round(
     """
     judge = cache(lambda drafted: verdict(world, committed, drafted, acceptance, residual))
     limit = draft_length if schedule.max_draft is None else min(draft_length, schedule.max_draft)
-    outcomes = defaultdict(float)
     for draft, share in drafts(drawn or world.q, committed, limit):
         scores = [confidence(committed, draft[:k]) for k in range(limit)] if confidence else None
         n = scheduled_length(schedule, scores, limit)
         for k in range(n):  # rejected at position k + 1: the target's own token is the correction
             accepted, correction = judge(draft[:k])
-            spread(outcomes, draft[:k], share * (1 - accepted[draft[k]]), correction)
+            yield from endings(committed, draft, scores, n, k, share * (1 - accepted[draft[k]]), correction)
             share *= accepted[draft[k]]
-        spread(outcomes, draft[:n], share, world.p(committed + draft[:n]))  # all accepted: it is the bonus
-    return dict(outcomes)
+        yield from endings(committed, draft, scores, n, n, share, world.p(committed + draft[:n]))  # it is the bonus
 
 
 def drafts(drawn, committed, length):
@@ -124,11 +137,26 @@ def verdict(world, committed, drafted, acceptance, residual):
     return np.array(acceptance(p, q), np.float64), np.array(residual(p, q), np.float64)
 
 
-def spread(outcomes, kept, share, own):
-    """Add to ``outcomes`` that ``kept`` and then one token drawn from ``own`` (vocab,) are committed."""
+def endings(committed, draft, scores, scheduled, accepted, share, own):
+    """The Rounds that accept so much of ``draft`` and end with a token drawn from ``own`` (vocab,), and their chances.
+
+    ``share``: the chance of all of them together.
+    """
+    blank = {"draft_probs": [], "target_probs": [], "overlap": []}
+    blank |= {"draft_seconds": 0.0, "verify_seconds": 0.0, "other_seconds": 0.0}
     for token, chance in enumerate(own):
         if share * chance > 0:
-            outcomes[*kept, token] += float(share * chance)
+            r = Round(
+                anchor=committed[-1] if committed else None,
+                drafted=list(draft),
+                scheduled=scheduled,
+                confidence=scores,
+                accepted=accepted,
+                committed=[*draft[:accepted], token],
+                ending="bonus" if accepted == scheduled else "correction",
+                **blank,
+            )
+            yield r, float(share * chance)
 
 
 def total_variation(a, b):

@@ -45,6 +45,8 @@ PROMPT = [100, 101, 102]
         ({"max_draft": 16, "mode": "dflash16"}, r"from 0 to 15 \(mode dflash16's whole block\)"),
         ({"max_draft": 1, "mode": "baseline"}, r"from 0 to 0 \(mode baseline's whole block\)"),
         ({"max_draft": -1}, "max_draft is -1; give a whole number from 0 to 7"),
+        ({"max_draft": "fast"}, "max_draft is 'fast'; give a whole number from 0 to 7 .*, or \"auto\""),
+        ({"max_draft": "auto", "confidence_threshold": 0.5}, "reads the confidence itself; leave confidence_threshold"),
         ({"confidence_threshold": 1.5}, "confidence_threshold is 1.5; give a probability, from 0"),
         (
             {"confidence_threshold": 0.5, "mode": "dflash"},

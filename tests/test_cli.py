@@ -99,6 +99,13 @@ def test_race_without_arguments(command, golden, monkeypatch):
     assert cli.HARDER in result.stdout
 
 
+def test_race_that_chooses_its_own_draft_lengths(command, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    result = command("race", "--golden", "--prompt", PROMPT, "--max-tokens", 20, "--max-draft", "auto")
+    assert result.exit_code == 0 and "the same, one for one" in result.stdout
+    assert any(tmp_path.rglob("*.json"))  # what a round costs here is remembered
+
+
 def test_race_above_temperature_0(command):
     result = command("race", "--golden", "--prompt", PROMPT, "--max-tokens", 20, "--temperature", 1, "--max-draft", 2)
     assert "the same law, not the same text" in " ".join(result.stdout.replace("│", "").split())
@@ -110,6 +117,7 @@ def test_race_above_temperature_0(command):
     [
         (["generate", "--model", "nowhere", "--prompt", "x"], "'nowhere' is no folder on this machine"),
         (["generate", "--golden", "--prompt", ""], "the prompt is empty"),
+        (["generate", "--golden", "--prompt", "x", "--max-draft", "soon"], "'soon' is neither a whole number nor"),
         (["generate", "--golden", "--prompt", "x", "--mode", "eagle3"], "it has baseline, lookup, dspark"),
         (["generate", "--golden", "--prompt", "x", "--max-tokens", "0"], "give a whole number of at least 1"),
         (["generate", "--golden", "--prompt", "x", "--max-tokens", "many"], "Invalid value for '--max-tokens'"),

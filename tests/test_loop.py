@@ -8,10 +8,13 @@ from fakes import VOCAB, ScriptedDrafter, ScriptedTarget
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dspark_lab.auto import Auto
+from dspark_lab.cost import InTurn
+from dspark_lab.curves import Costs, Line
 from dspark_lab.decode import decode
 from dspark_lab.drafters import Lookup, NoDrafter
 from dspark_lab.sampling import Sampling
-from dspark_lab.schedule import Cap, SurvivalThreshold, Threshold, WholeDraft
+from dspark_lab.schedule import Cap, Delayed, HardwareAware, SurvivalThreshold, Threshold, WholeDraft
 
 SCRIPT = [(37 * n * n + 11 * n) % 251 for n in range(200)]  # no token twice in a row
 PROMPT = SCRIPT[:4]
@@ -26,8 +29,11 @@ def run(drafter, script=SCRIPT, prompt=PROMPT, schedule=None, max_tokens=20, sto
         text += r.committed
         assert target.cache[0].tokens == text[:-1]
         if isinstance(drafter, ScriptedDrafter):
-            assert drafter.cache == text[:-1]
+            assert drafter.cache == text[: len(drafter.cache)]
+            assert not r.drafted or drafter.cache == text[:-1]  # rounds without a draft wait for one another
         rounds.append(r)
+    if isinstance(drafter, ScriptedDrafter):
+        assert drafter.cache == text[:-1]
     assert target.passes == len(rounds) + (len(prompt) > 1)
     return rounds
 
@@ -113,6 +119,26 @@ def test_schedule(schedule, drafted, scheduled):
         assert first.confidence == pytest.approx(confidence[:drafted])
 
 
+def test_rounds_without_a_draft_reach_the_drafter_together(monkeypatch):
+    """Before the next draft, and also where the text is left early; one call each time, however many rounds waited."""
+    calls = []
+    real = ScriptedDrafter.commit
+    record = lambda self, tokens, hidden, cache: (calls.append(len(tokens)), real(self, tokens, hidden, cache))  # noqa: E731
+    monkeypatch.setattr(ScriptedDrafter, "commit", record)
+    assert (
+        committed(run(ScriptedDrafter(SCRIPT), schedule=InTurn((2, 0, 0, 0, 2, 0, 0)), max_tokens=30)) == SCRIPT[4:34]
+    )
+    assert calls[:4] == [3, 3, 3, 3] and len(calls) == 5  # prompt, draft, three that waited, draft, the rest at the end
+    drafter = ScriptedDrafter(SCRIPT)
+    rounds = decode(ScriptedTarget(SCRIPT), drafter, PROMPT, sampling=Sampling(), schedule=Cap(0), max_tokens=9,
+                    key=mx.random.key(0))  # fmt: skip
+    for _ in range(3):
+        next(rounds)
+    assert drafter.cache == SCRIPT[:3]
+    rounds.close()
+    assert drafter.cache == SCRIPT[:6]
+
+
 def test_every_round_is_timed_and_whole_distributions_are_kept_only_on_request():
     arguments = {"sampling": Sampling(), "schedule": WholeDraft(), "max_tokens": 8, "key": mx.random.key(0)}
     (plain,) = decode(ScriptedTarget(SCRIPT), ScriptedDrafter(SCRIPT), PROMPT, **arguments)
@@ -124,6 +150,7 @@ def test_every_round_is_timed_and_whole_distributions_are_kept_only_on_request()
 
 
 tokens = st.integers(0, 5)  # few, so that stop tokens and repetitions are common
+lines = st.builds(Line, st.floats(0.1, 10), st.floats(0, 2))
 
 
 @settings(max_examples=150, deadline=None)
@@ -139,6 +166,9 @@ tokens = st.integers(0, 5)  # few, so that stop tokens and repetitions are commo
         st.builds(Cap, st.integers(0, 9)),
         st.builds(Threshold, st.floats(0, 1), st.none() | st.integers(0, 9)),
         st.builds(SurvivalThreshold, st.floats(0, 1), st.none() | st.integers(0, 9)),
+        st.builds(HardwareAware, lines, st.none() | st.integers(0, 9)),
+        st.builds(Delayed, lines),
+        st.builds(Auto, st.builds(Costs, lines, lines, lines, st.just(8))),
     ),
     stop_tokens=st.sets(tokens, max_size=2),
 )

@@ -23,9 +23,11 @@ from scipy.stats import chi2, chisquare, ncx2
 
 import dspark_lab as lab
 from dspark_lab import sampling
+from dspark_lab.auto import Auto
+from dspark_lab.curves import Costs, Line
 from dspark_lab.decode import decode
 from dspark_lab.sampling import Sampling
-from dspark_lab.schedule import Cap, SurvivalThreshold, Threshold, WholeDraft
+from dspark_lab.schedule import Cap, Retrospective, SurvivalThreshold, Threshold, WholeDraft, survival_of
 from dspark_lab.toy import ToyWorld, one_round
 
 PROMPT = "It was the whale, and the"  # acceptance is well inside (0, 1) for all three modes
@@ -36,6 +38,7 @@ MIN_EXPECTED = 10
 LEVEL, FALSE_ALARM, POWER = 1e-8, 1e-6, 0.99
 ONE, TWO = Sampling(temperature=1.0, top_k=3), Sampling(temperature=2.0, top_k=3)
 WHOLE = WholeDraft()
+AUTO = Auto(Costs(draft=Line(0.1, 0.02), verify=Line(1.0, 0.1), rest=Line(0.0, 0.0), longest=7))
 
 
 @pytest.fixture(scope="module")
@@ -184,8 +187,29 @@ def another_q(patch, world):
     return {"drawn": lambda committed, drafted: np.array(flat(mx.array(world.q(committed, drafted))), np.float64)}
 
 
-BROKEN = [(argmax_drafts, ONE), (no_residual, ONE), (before_temperature, TWO), (another_q, ONE)]
+def looking_back(patch, world):
+    """(e) A length chosen after drafting among all of them, with a confidence that the drafted tokens decide."""
+    favourite = int(np.argmax(world.q((), ())))
+
+    def confidence(committed, drafted):
+        return 0.8 if not drafted else float(drafted[-1] == favourite)
+
+    def all_at_once(schedule, confidence, draft_length):
+        return schedule.lengths([survival_of(confidence, draft_length)])[0]
+
+    def of_draft(self, anchor, tokens, states):
+        drafted = tokens.tolist()
+        return mx.array([confidence((), drafted[:k]) for k in range(len(drafted))])
+
+    patch.setattr("dspark_lab.drafters.dspark.DSpark.confidence", of_draft)
+    patch.setitem(decode.__globals__, "scheduled_length", all_at_once)
+    wrong = Retrospective({1: 1 / 1.0, 2: 1 / 0.5, 3: 1 / 0.45, 4: 1 / 0.4}.get)  # appendix A's, and one more
+    return {"schedule": wrong, "confidence": confidence, "scheduled_length": all_at_once}
+
+
+BROKEN = [(argmax_drafts, ONE), (no_residual, ONE), (before_temperature, TWO), (another_q, ONE), (looking_back, ONE)]
 SCHEDULES = [("dspark", s) for s in (WHOLE, Cap(1), Threshold(0.5), SurvivalThreshold(0.3))]
+SCHEDULES += [("dspark", AUTO)]
 SCHEDULES += [(mode, s) for mode in ("dflash", "lookup") for s in (WHOLE, Cap(1))]
 
 
@@ -231,8 +255,9 @@ def test_three_tokens_have_the_targets_law_live(pair, prompt, world, mode):
 @pytest.mark.parametrize("broken, rule", BROKEN, ids=lambda value: getattr(value, "__name__", ""))
 def test_a_broken_loop_is_rejected(remembered, prompt, world, monkeypatch, broken, rule):
     law = target_law(world(rule))
-    alternative = loop_law(world(rule), **broken(monkeypatch, world(rule)))
+    rules = broken(monkeypatch, world(rule))
+    alternative = loop_law(world(rule), **rules)
     assert power(law, alternative, N) >= POWER
-    counts, _ = count(remembered[0], remembered[1]("dspark"), prompt, rule, WHOLE, N)
+    counts, _ = count(remembered[0], remembered[1]("dspark"), prompt, rule, rules.get("schedule", WHOLE), N)
     assert p_value(counts, law) < LEVEL
     assert p_value(counts, {t: share for t, share in alternative.items() if share}) > LEVEL  # it is the law stated

@@ -239,3 +239,13 @@ def test_caches_of_one_text_are_not_shared(golden, prompts):
     assert said == [cold(golden, text, "dspark").tokens for text in (a, b)]
     assert warm(cache, prompt + more, "dspark").tokens
     assert new_caches(golden.target, golden.drafter("dspark"))[0][0].offset == 0
+
+
+@pytest.mark.parametrize("mode", ["dspark", "eagle3", "lookup"])
+def test_a_text_closed_among_rounds_without_a_draft_is_kept_whole(golden, prompts, mode):
+    """What such rounds commit waits for the next draft; the drafter gets it all the same when the text is closed."""
+    cache, (prompt, more) = PrefixCache(golden), prompts
+    rounds = lab.stream(golden, prompt, mode, max_draft=0, max_tokens=TOKENS, prefix_cache=cache)
+    said = [token for _ in range(4) for token in next(rounds).committed]
+    rounds.close()
+    assert reused(cache, prompt + said + more, mode) == len(prompt) + len(said) - 1 - (mode == "eagle3")

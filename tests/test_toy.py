@@ -13,9 +13,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from dspark_lab import sampling
+from dspark_lab import auto, sampling
 from dspark_lab import schedule as schedules
-from dspark_lab.schedule import Cap, SurvivalThreshold, Threshold, WholeDraft
+from dspark_lab.auto import Auto
+from dspark_lab.curves import Costs, Line
+from dspark_lab.schedule import (
+    Cap,
+    Delayed,
+    HardwareAware,
+    Retrospective,
+    SurvivalThreshold,
+    Threshold,
+    WholeDraft,
+)
 from dspark_lab.toy import (
     ToyWorld,
     expected_accepted_length,
@@ -34,6 +44,21 @@ SCHEDULES = [WholeDraft(), Cap(0), Cap(1), Cap(2), Threshold(0.0), Threshold(0.5
 SCHEDULES += [SurvivalThreshold(0.4), SurvivalThreshold(0.3, max_draft=2)]
 
 
+@dataclass(frozen=True)
+class Table:
+    """Seconds from a list, by tokens of the pass; beyond it the last."""
+
+    seconds: tuple
+
+    def __call__(self, tokens):
+        return self.seconds[min(tokens, len(self.seconds)) - 1]
+
+
+STAIRS = Table((1.0, 1.6, 1.5, 1.55))
+AUTO = Auto(Costs(draft=Line(0.1, 0.05), verify=STAIRS, rest=Line(0.02, 0.0), longest=3))
+SCHEDULES += [HardwareAware(STAIRS), HardwareAware(Line(1.0, 0.2), max_draft=2), Delayed(STAIRS), AUTO]
+
+
 def constant_world(p, q):
     """A world in which every token is drawn alike, whatever came before."""
     return ToyWorld(lambda committed: np.array(p), lambda committed, drafted: np.array(q))
@@ -50,7 +75,8 @@ def distance(world, length=4, draft_length=3, **rules):
 
 
 def test_every_schedule_of_the_library_is_in_the_list():
-    classes = {c for c in vars(schedules).values() if isinstance(c, type) and hasattr(c, "admit")}
+    known = [*vars(schedules).values(), *vars(auto).values()]
+    classes = {c for c in known if isinstance(c, type) and hasattr(c, "admit")}
     assert classes - {schedules.Schedule} == {type(s) for s in SCHEDULES}
 
 
@@ -160,28 +186,7 @@ def test_a_q_that_the_drafts_were_not_drawn_from_is_caught():
 
 # Appendix A's counterexample: a schedule that may look at what was drafted bets after having seen the coin.
 
-STEPS_PER_SECOND = [1.0, 0.5, 0.45]  # of a pass over 1, 2, 3 tokens
-
-
-def gains(survival):
-    """Expected tokens per second when positions 1..n are verified, for n = 0 .. len(survival) - 1."""
-    return [tokens * speed for tokens, speed in zip(np.cumsum(survival), STEPS_PER_SECOND)]
-
-
-def search_all_lengths(schedule, confidence, draft_length):
-    """Retrospective: the best length over all of them, with survivals that the drafted tokens have decided."""
-    return int(np.argmax(gains(np.cumprod([1.0, *confidence]))))
-
-
-@dataclass(frozen=True)
-class StopAtTheFirstFall:
-    """The same objective, asked left to right."""
-
-    max_draft: None = None
-
-    def admit(self, k, survival):
-        *_, before, now = gains(survival)
-        return now > before
+APPENDIX_A = {1: 1.0, 2: 1 / 0.5, 3: 1 / 0.45}.get  # seconds of a step: SPS is 1.0, 0.5, 0.45
 
 
 def knows_token_0_goes_on(committed, drafted):
@@ -189,14 +194,33 @@ def knows_token_0_goes_on(committed, drafted):
     return 0.8 if not drafted else float(drafted[-1] == 0)
 
 
-def test_a_retrospective_schedule_is_caught():
+def whole_sight(schedule, confidence, draft_length):
+    """What a retrospective schedule needs in place of `scheduled_length`: all survivals of the draft at once."""
+    return schedule.lengths([schedules.survival_of(confidence, draft_length)])[0]
+
+
+WRONG = {"schedule": Retrospective(APPENDIX_A), "scheduled_length": whole_sight}
+
+
+def test_the_retrospective_scheduler_of_appendix_a():
+    """After token 0 it sees survivals 1, 0.8, 0.8 and bets on both (1.17 > 1); after token 1 it verifies nothing."""
     world = constant_world([0.7, 0.3], [0.5, 0.5])
     assert world.overlap((), ()) == pytest.approx(0.8)
     rules = {"confidence": knows_token_0_goes_on}
-    law = joint(world, 3, 2, scheduled_length=search_all_lengths, **rules)
+    law = joint(world, 3, 2, **WRONG, **rules)
     assert law.sum(axis=(1, 2)) == pytest.approx([0.85, 0.15], abs=EXACT)
-    assert distance(world, 3, 2, scheduled_length=search_all_lengths, **rules) > CLEAR
-    assert distance(world, 3, 2, schedule=StopAtTheFirstFall(), **rules) < EXACT
+    ours = joint(world, 3, 2, schedule=HardwareAware(APPENDIX_A), **rules)
+    assert ours.sum(axis=(1, 2)) == pytest.approx([0.7, 0.3], abs=EXACT)
+    assert distance(world, 3, 2, schedule=Delayed(APPENDIX_A), **rules) < EXACT
+    assert total_variation(ours, target_joint(world, 3)) < EXACT
+
+
+def test_the_retrospective_scheduler_is_caught_in_other_worlds():
+    """With the true overlaps as confidence, wherever two drafts pay after one token and none does after another."""
+    wrong = WRONG | {"schedule": Retrospective(Table((1.0, 2.0, 1.9)))}
+    worlds = [random_world(np.random.default_rng(seed), 3, scale=0.7) for seed in range(8)]
+    distances = [distance(world, 3, 2, confidence=world.overlap, **wrong) for world in worlds]
+    assert sum(d > CLEAR for d in distances) >= 2, distances
 
 
 def test_independent_slots_collide_and_a_markov_head_repairs_them():

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from dspark_lab.bench import cost_commands
 from dspark_lab.bench.common import (
     TRACES,
     Domains,
@@ -33,6 +34,8 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
 )
+app.command()(cost_commands.cost)
+app.command()(cost_commands.auto)
 
 
 @app.command()

@@ -5,12 +5,12 @@ that it held out by document. Without such a folder the same chats are gathered 
 tokenizer and kept in a cache folder: maths is generated, code is the running Python's library, prose is fetched.
 """
 
-import os
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
+from dspark_lab.folders import cache_folder
 from dspark_lab.pair import WEIGHTS
 
 DOMAINS = ("prose", "code", "math")  # in the order of the training's domain numbers
@@ -58,11 +58,6 @@ def load(path):
             f"{path} is not there; give a folder that `dspark-lab train lab` wrote, or none to gather the text"
         )
     return dict(np.load(path))
-
-
-def cache_folder():
-    """Where gathered text is kept: a folder in $XDG_CACHE_HOME, or in ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "dspark-lab")
 
 
 def rebuild(path):

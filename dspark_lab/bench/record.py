@@ -8,9 +8,11 @@ import resource
 import subprocess
 import sys
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import mlx.core as mx
 import numpy as np
 
 from dspark_lab import blas
@@ -67,7 +69,13 @@ def alike(a, b):
 
 
 def make_stamp(pair):
-    """What a measurement depends on: machine, versions, BLAS, and which weights; and the date, in UTC."""
+    """What a measurement depends on: `machine_stamp`, and which weights."""
+    weights = {name: digest(folder) for name, folder in pair.folders.items()}
+    return machine_stamp() | {"pair": pair.name, "weights": weights}
+
+
+def machine_stamp():
+    """The date, in UTC, and what a measurement depends on besides the model: machine, versions, device and BLAS."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "processor": processor(),
@@ -75,13 +83,18 @@ def make_stamp(pair):
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         **{name.replace("-", "_"): installed(name) for name in ("mlx", "mlx-lm", "dspark-lab")},
+        "device": device(),
         "blas": blas.name(),
         "blas_threads": blas.threads(),
-        "pair": pair.name,
-        "weights": {name: digest(folder) for name, folder in pair.folders.items()},
     }
 
 
+def device():
+    """The name of the device that MLX computes on: the processor's on a CPU."""
+    return mx.device_info().get("device_name") or processor()
+
+
+@cache
 def processor():
     """The processor's name, as the system gives it."""
     if sys.platform == "darwin":

@@ -1,0 +1,116 @@
+"""``max_draft="auto"``: each round's draft length from measured costs and from what became of earlier drafts.
+
+Before a block is drawn its length is planned: the one with the most expected tokens a second, found among all lengths
+at once, so that a step in the cost curve is no trap. After it is drawn, a drafter with a confidence head may have it
+cut, left to right. Looking ahead is allowed as far as it uses only what was known before the block was drawn; so the
+plan also fixes, for each position, what survival is worth going on with, and the cut merely compares. The output stays
+the target's.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from dspark_lab.curves import Costs
+from dspark_lab.schedule import Schedule
+
+MEMORY = 0.95  # what a round counts for, one round later: the last twenty make up the estimate
+OPTIMISM = 0.9  # what is assumed of position 1 before anything is seen, so that drafting is tried, and tried again
+
+
+@dataclass(frozen=True)
+class Position:
+    """What became of one position of earlier drafts, in rounds that fade with time.
+
+    ``asked``: it was drafted, and all before it were admitted; ``admitted``: it was verified too. ``tried``: it was
+    drafted, and all before it were verified and accepted; ``accepted``: it was verified and accepted too.
+    """
+
+    asked: float = 0.0
+    admitted: float = 0.0
+    tried: float = 0.0
+    accepted: float = 0.0
+
+    def later(self, asked, admitted, tried, accepted):
+        """One round later, in which these (0 or 1) happened."""
+        return Position(
+            MEMORY * self.asked + asked,
+            MEMORY * self.admitted + admitted,
+            MEMORY * self.tried + tried,
+            MEMORY * self.accepted + accepted,
+        )
+
+
+@dataclass(frozen=True)
+class Auto(Schedule):
+    """Plans each round by ``costs`` (a mode's `Costs`) and by what is ``seen``, one Position for each of the block.
+
+    A drafter without a confidence head is planned for by acceptance alone. Where no length pays it plans 0, plain
+    decoding; what was seen then fades until drafting looks worth another try.
+    """
+
+    costs: Costs
+    seen: tuple[Position, ...] = ()
+
+    @property
+    def max_draft(self):
+        """The planned length of the next draft."""
+        return self.plan[0]
+
+    def admit(self, k, survival):
+        """While the survival, c_1 * ... * c_k, is worth what verifying costs, as planned."""
+        return survival[k] > self.plan[1][k - 1]
+
+    def after(self, round):
+        """The schedule for the next round, which has seen ``round``."""
+        drafted, scheduled, accepted = len(round.drafted), round.scheduled, round.accepted
+        seen = []
+        for k, position in enumerate(self.positions, 1):
+            asked, tried = drafted >= k and scheduled >= k - 1, drafted >= k and accepted >= k - 1
+            seen.append(position.later(asked, asked and scheduled >= k, tried, tried and accepted >= k))
+        return Auto(self.costs, tuple(seen))
+
+    @property
+    def positions(self):
+        """``seen``; nothing yet, at first."""
+        return self.seen or (Position(),) * self.costs.longest
+
+    @cached_property
+    def estimates(self):
+        """By position, given that those before it were: the chances to be admitted, and to be admitted and accepted.
+
+        Each is what was seen, and once what is estimated for the position before: with nothing seen, all goes on as it
+        began.
+        """
+        admitted, accepted, found = 1.0, OPTIMISM, []
+        for position in self.positions:
+            admitted = (position.admitted + admitted) / (position.asked + 1)
+            accepted = (position.accepted + accepted) / (position.tried + 1)
+            found.append((admitted, accepted))
+        return found
+
+    @cached_property
+    def plan(self):
+        """(draft length, the survival that each position of the draft must exceed to be verified)."""
+        besides, passes = self.costs.besides, self.costs.passes
+        length, best = 0, 1 / (besides[0] + passes[0])
+        tokens, seconds, admitted, accepted = 1.0, passes[0], 1.0, 1.0
+        for k, (goes_on, succeeds) in enumerate(self.estimates, 1):
+            admitted, accepted = admitted * goes_on, accepted * succeeds
+            tokens += accepted
+            seconds += admitted * (passes[k] - passes[k - 1])
+            if tokens / (besides[k] + seconds) > best:
+                length, best = k, tokens / (besides[k] + seconds)
+        return length, tuple(self.bar(k, length, best) for k in range(1, length + 1))
+
+    def bar(self, k, length, rate):
+        """The survival of position ``k`` at which verifying on from it, to wherever it is best, earns its seconds.
+
+        Verifying k to m costs passes[m] - passes[k - 1] seconds, in which plain going-on makes ``rate`` tokens each. It
+        brings survival[k] * (1 + α_k+1 + α_k+1 * α_k+2 + ... to m) tokens, with each α as estimated beforehand.
+        """
+        passes, brings, chance, bar = self.costs.passes, 0.0, 1.0, float("inf")
+        for m in range(k, length + 1):
+            chance *= self.estimates[m - 1][1] if m > k else 1.0
+            brings += chance
+            bar = min(bar, rate * (passes[m] - passes[k - 1]) / brings)
+        return bar

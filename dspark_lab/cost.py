@@ -1,0 +1,206 @@
+"""What a round costs on this machine, and how fast each draft length can therefore be.
+
+L = (T_draft + T_verify) / τ (paper, section 2): what a draft saves depends as much on the price of one more verified
+token as on its acceptance. On some machines verifying is a bus (eight tokens cost little more than one), on others a
+taxi (each costs the same), and on a few a staircase. So it is measured, never assumed, and remembered in the user's
+cache folder per machine, model, precision, threads and versions.
+"""
+
+import hashlib
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import accumulate, islice
+from operator import mul
+from time import perf_counter
+
+import mlx.core as mx
+import numpy as np
+from mlx.utils import tree_flatten
+
+from dspark_lab.bench.record import Record, machine_stamp
+from dspark_lab.curves import Costs, Curve, own_folder
+from dspark_lab.decode import decode, prefill
+from dspark_lab.drafters.protocol import NoDrafter
+from dspark_lab.sampling import Sampling
+from dspark_lab.schedule import Schedule
+
+CONTEXT, REPEATS = 128, 15  # tokens before the pass; times that each length is measured
+PHRASE = 24  # tokens, repeated to fill the context, so that prompt lookup finds something to draft
+
+
+def measure_verify_cost(pair, tokens=range(1, 33), *, context=CONTEXT, again=False):
+    """A Curve: seconds of the target's pass by its number of ``tokens``, after ``context`` tokens; remembered.
+
+    ``again``: measure it anew. Its ``line`` has intercept and slope where it is one. See `time_verifying`.
+    """
+    tokens = sorted(tokens)
+    name = "verify" if (tokens, context) == (list(range(1, 33)), CONTEXT) else f"verify/{context}/{tokens}"
+    measure = partial(time_verifying, pair.target, tokens, context=context)
+    return Curve.from_dict(remembered(pair, name, measure, again))
+
+
+def measure_costs(pair, mode=None, *, again=False):
+    """The `Costs` of a round of ``mode`` (None: the pair's best), by draft length; remembered. See `time_rounds`.
+
+    ``again``: measure them anew. The first time takes as long as about a hundred rounds.
+    """
+    mode = pair.drafter(mode).mode
+    return Costs.from_dict(remembered(pair, f"rounds/{mode}", partial(time_rounds, pair, mode), again))
+
+
+def remembered(pair, name, measure, again):
+    """The cell ``name`` of this machine's and model's cost file: as it stands there, or what ``measure()`` finds."""
+    stamp = machine_stamp()
+    settings = {"model": pair.name, "precision": precision(pair.target.model), "shapes": fingerprint(pair)}
+    settings |= {"context": CONTEXT, "blas_threads": stamp["blas_threads"]}
+    words = [*settings.values(), stamp["device"], stamp["blas"], stamp["mlx"]]
+    record = Record(own_folder() / f"{slug(*words)}.json", stamp | {"weights": {}}, settings)
+    if again:
+        record.cells.pop(name, None)
+    return record.cell(name, lambda: measure().to_dict())
+
+
+def precision(model):
+    """How ``model`` keeps its weights, in a word: "8-bit", "bfloat16", "float32"."""
+    bits = {module.bits for _, module in model.named_modules() if hasattr(module, "bits")}
+    if bits:
+        return "-".join(f"{n}-bit" for n in sorted(bits))
+    return str(tree_flatten(model.parameters())[0][1].dtype).removeprefix("mlx.core.")
+
+
+def fingerprint(pair):
+    """Eight characters that tell pairs apart by the shapes and types of their weights, on which all costs depend."""
+    parts = [pair.target.model, *(pair.drafters[mode] for mode in pair.folders if mode != "target")]
+    shapes = [
+        (name, array.shape, str(array.dtype)) for part in parts for name, array in tree_flatten(part.parameters())
+    ]
+    return hashlib.sha256(repr(shapes).encode()).hexdigest()[:8]
+
+
+def slug(*words):
+    """``words`` as a file name."""
+    return re.sub(r"[^a-z0-9.]+", "-", " ".join(map(str, words)).lower()).strip("-")
+
+
+def expected_tokens(acceptance, draft_length):
+    """E[τ] = 1 + a_1 + ... + a_γ; ``acceptance``: α_k by position, or one number for all of them."""
+    alphas = list(acceptance) if isinstance(acceptance, Sequence | np.ndarray) else [acceptance] * draft_length
+    if len(alphas) < draft_length:
+        raise ValueError(f"acceptance has {len(alphas)} positions; a draft of {draft_length} needs one for each")
+    return sum(accumulate(alphas[:draft_length], mul, initial=1.0))
+
+
+def speedup(acceptance, costs, draft_length):
+    """How many times as many tokens a second drafts of ``draft_length`` give as plain rounds of the same loop.
+
+    ``acceptance``: conditional, α_1 .. α_γ or one number; ``costs``: `Costs`.
+    """
+    return expected_tokens(acceptance, draft_length) * costs.round(0) / costs.round(draft_length)
+
+
+def best_length(acceptance, costs):
+    """The static draft length, 0 to what acceptance and costs are known for, with the highest `speedup`."""
+    known = min(costs.longest, len(acceptance)) if isinstance(acceptance, Sequence | np.ndarray) else costs.longest
+    return max(range(known + 1), key=lambda length: speedup(acceptance, costs, length))
+
+
+def ceiling(costs):
+    """The `speedup` of a drafter that is always right, at its best length: no training can go beyond it."""
+    return max(speedup(1.0, costs, length) for length in range(costs.longest + 1))
+
+
+@dataclass(frozen=True)
+class InTurn(Schedule):
+    """Drafts the given ``lengths``, one a round."""
+
+    lengths: tuple[int, ...]
+
+    @property
+    def max_draft(self):
+        """The next length."""
+        return self.lengths[0]
+
+    def admit(self, k, survival):
+        """Always."""
+        return True
+
+    def after(self, round):
+        """The rest of them."""
+        return replace(self, lengths=self.lengths[1:]) if len(self.lengths) > 1 else self
+
+
+class RoundClock:
+    """Times rounds of ``mode`` in the decode loop itself, every draft length from 0 on, one after the other.
+
+    The prompt is a phrase of random tokens, again and again: what is drafted hardly matters for what it costs. (Sorting
+    for top_p is the exception; give its ``sampling`` to include it.) ``seed`` draws phrase and orders.
+    """
+
+    def __init__(self, pair, mode, *, context=CONTEXT, sampling=None, seed=0):
+        self.target, self.drafter, self.sampling = pair.target, pair.drafter(mode), sampling or Sampling()
+        self.longest, self.rng = self.drafter.draft_length, np.random.default_rng(seed)
+        self.most = (self.longest + 1) * (self.longest + 2)  # tokens, if every draft were accepted
+        self.prompt = random_prompt(self.target, context, self.most, self.rng)
+        self.spent = [defaultdict(list) for _ in range(3)]
+
+    def run(self):
+        """Once through all lengths, in an order drawn anew, so that what drifts meanwhile touches all alike.
+
+        A first round, into which the prompt's context update falls, is left out.
+        """
+        lengths = (self.longest, *self.rng.permutation(self.longest + 1).tolist())
+        settings = {"sampling": self.sampling, "schedule": InTurn(lengths), "max_tokens": self.most}
+        rounds = decode(self.target, self.drafter, self.prompt, key=mx.random.key(0), **settings)
+        for r in islice(rounds, 1, len(lengths)):
+            draft, verify, rest = self.spent
+            draft[r.draft_length].append(r.draft_seconds)
+            verify[r.scheduled + 1].append(r.verify_seconds)
+            rest[r.draft_length].append(r.other_seconds)
+
+    def costs(self):
+        """`Costs` from all runs but the first, which warmed up: medians and quartiles."""
+        return Costs(*(Curve.of({n: s[1:] or s for n, s in samples.items()}) for samples in self.spent), self.longest)
+
+
+def time_rounds(pair, mode, *, context=CONTEXT, repeats=REPEATS):
+    """`Costs` of ``mode`` from a RoundClock that has run ``repeats`` times and once to warm up."""
+    clock = RoundClock(pair, mode, context=context)
+    for _ in range(repeats + 1):
+        clock.run()
+    return clock.costs()
+
+
+def time_verifying(target, tokens=range(1, 33), *, context=CONTEXT, repeats=REPEATS, seed=0):
+    """A Curve: seconds of a pass over each number of ``tokens`` after ``context`` others, alone in a tight loop.
+
+    A pass is what the loop's is: logits and their probabilities, greedy, waited for. The numbers are taken in an order
+    drawn anew each time; the first time warms up.
+    """
+    rng, cache, rule = np.random.default_rng(seed), target.new_cache(), Sampling()
+    prompt = random_prompt(target, context, max(tokens), rng)
+    prefill(target, NoDrafter(), prompt, cache, None)
+    spent = defaultdict(list)
+    for repeat in range(repeats + 1):
+        for n in rng.permutation(tokens).tolist():
+            ids = rng.integers(target.vocab_size, size=n).tolist()
+            start = perf_counter()
+            logits, _ = target.forward(ids, cache)
+            mx.eval(rule.probs(logits))
+            if repeat:
+                spent[n].append(perf_counter() - start)
+            target.rollback(cache, n)
+    return Curve.of(spent)
+
+
+def random_prompt(target, context, more, rng):
+    """``context`` token ids, a random phrase again and again. Raises ValueError if ``more`` do not fit behind them."""
+    if target.context_length is not None and context + more > target.context_length:
+        raise ValueError(
+            f"context is {context}; the target's {target.context_length} leave room for "
+            f"{max(target.context_length - more, 0)} before the {more} tokens that are measured"
+        )
+    phrase = rng.integers(target.vocab_size, size=PHRASE).tolist()
+    return (phrase * (context // PHRASE + 1))[:context]

@@ -1,0 +1,153 @@
+"""Algorithm 1, its delayed and its retrospective variant for R requests, and "auto" in small worlds of its own."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dspark_lab.auto import Auto
+from dspark_lab.curves import Costs, Curve, Line
+from dspark_lab.rounds import Round
+from dspark_lab.schedule import Delayed, HardwareAware, Retrospective, scheduled_length, survival_of
+
+# One H100, MLX 0.32.4 CUDA, Qwen3-4B shapes in bfloat16 with random weights, 256 tokens of context: ms by tokens.
+TOKENS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32, 64)
+MS = (9.58, 15.39, 15.12, 14.87, 14.64, 14.87, 14.64, 14.17, 14.40, 14.24, 13.81, 14.38, 13.62)
+STAIRCASE = Curve(TOKENS, MS, MS, MS, repeats=10)
+BUS, TAXI = Line(4.0, 0.5), Line(0.0, 9.7)
+
+# Quarters: their products and sums are exact, so that ties are ties.
+survivals = st.lists(st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0]), max_size=6).map(lambda c: survival_of(c, len(c)))
+tables = st.lists(st.integers(1, 40), min_size=30, max_size=30).map(lambda s: dict(enumerate(s, 1)).get)
+
+
+def rate(schedule, survivals, lengths):
+    """Expected tokens per unit of time if each request verifies so many of its drafts."""
+    tokens = sum(sum(s[: n + 1]) for s, n in zip(survivals, lengths))
+    return tokens / schedule.step_seconds(len(lengths) + sum(lengths))
+
+
+def test_a_staircase_traps_algorithm_1_but_not_the_delayed_variant():
+    drafts = [survival_of([0.55] * 7, 7)]
+    stopped, searched = HardwareAware(STAIRCASE), Delayed(STAIRCASE)
+    assert STAIRCASE.line is None
+    assert stopped.lengths(drafts) == [0] and rate(stopped, drafts, [0]) == pytest.approx(0.104, abs=5e-4)
+    assert searched.lengths(drafts) == [7] and rate(searched, drafts, [7]) == pytest.approx(0.151, abs=5e-4)
+    assert scheduled_length(stopped, [0.55] * 7, 7) == 0
+    before = make_round([0.55] * 7, scheduled=7, accepted=0)
+    assert scheduled_length(searched.after(before), [0.1] * 7, 7) == 7  # whatever this round's own confidence says
+    assert scheduled_length(searched, [0.1] * 7, 7) == 7  # nothing is known yet
+    assert searched.after(make_round([], 0, 0)) == searched
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(0, 1), max_size=8), tables)
+def test_one_request_is_asked_left_to_right_with_the_same_result(confidence, seconds):
+    schedule = HardwareAware(seconds)
+    (length,) = schedule.lengths([survival_of(confidence, len(confidence))])
+    assert scheduled_length(schedule, confidence, len(confidence)) == length
+
+
+@settings(deadline=None)
+@given(st.lists(survivals, min_size=1, max_size=4), tables)
+def test_algorithm_1_admits_the_likeliest_while_the_rate_rises(drafts, seconds):
+    """Against the algorithm followed step by step: one draft more, of the request whose next is likeliest."""
+    schedule, lengths = HardwareAware(seconds), [0] * len(drafts)
+    while waiting := [r for r, s in enumerate(drafts) if lengths[r] < len(s) - 1]:
+        best = max(waiting, key=lambda r: drafts[r][lengths[r] + 1])
+        more = [n + (r == best) for r, n in enumerate(lengths)]
+        if rate(schedule, drafts, more) <= rate(schedule, drafts, lengths):
+            break
+        lengths = more
+    assert rate(schedule, drafts, schedule.lengths(drafts)) == rate(schedule, drafts, lengths)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(survivals, min_size=1, max_size=3), tables)
+def test_the_global_search_is_best_of_all_lengths(drafts, seconds):
+    for schedule in (Retrospective(seconds), Delayed(seconds)):
+        found = rate(schedule, drafts, schedule.lengths(drafts))
+        assert found == pytest.approx(max(rate(schedule, drafts, n) for n in product(*(range(len(s)) for s in drafts))))
+
+
+def test_a_request_gets_less_where_more_share_the_step():
+    """With a cost in proportion beyond a few tokens, R requests of equal drafts verify ever fewer each."""
+    step = Curve((1, 8, 64), (1.0, 1.1, 8.0), (1.0, 1.1, 8.0), (1.0, 1.1, 8.0), repeats=9)
+    mean = [np.mean(HardwareAware(step).lengths([survival_of([0.8] * 7, 7)] * requests)) for requests in (1, 2, 4, 16)]
+    assert mean == sorted(mean, reverse=True) and mean[0] == 7 and mean[-1] < 1
+
+
+def make_round(confidence, scheduled, accepted):
+    """A Round of which a schedule sees only these."""
+    n = len(confidence)
+    return Round(0, [0] * n, [], scheduled, [], [], confidence, accepted, [0] * (accepted + 1), "bonus", 0.0, 0.0, 0.0)
+
+
+def costs(verify, draft=1.5):
+    """A drafter of 7 whose pass takes ``draft``."""
+    return Costs(Curve((0, 1, 7), *[(0.01, draft, draft + 0.5)] * 3, repeats=9), verify, Line(0.2, 0.0), 7)
+
+
+def play(auto, alphas, rounds, rng, head=False):
+    """Drafted lengths, tokens and seconds of ``rounds`` rounds; ``alphas(round)``: the chance at every position."""
+    lengths, tokens, seconds = [], 0, 0.0
+    for i in range(rounds):
+        chances = [alphas(i)] * auto.max_draft
+        n = scheduled_length(auto, chances if head else None, len(chances))
+        accepted = next((k for k in range(n) if rng.random() >= chances[k]), n)
+        lengths.append(len(chances))
+        tokens, seconds = tokens + accepted + 1, seconds + auto.costs.besides[len(chances)] + auto.costs.passes[n]
+        auto = auto.after(make_round(chances if head else [0.0] * len(chances), n, accepted))
+    return lengths, tokens, seconds
+
+
+@pytest.mark.parametrize("head", [False, True])
+def test_auto_is_not_trapped_by_a_staircase(head):
+    """There every draft of 3 or more pays, and none of 1 does."""
+    lengths, tokens, seconds = play(Auto(costs(STAIRCASE)), lambda i: 0.55, 1000, np.random.default_rng(0), head)
+    assert np.mean(np.array(lengths) >= 3) > 0.8
+    assert tokens / seconds > 1.15 / costs(STAIRCASE).round(0)  # 1.28 would be perfect
+
+
+@pytest.mark.parametrize("head", [False, True])
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 0.6, 0.8, 0.95])
+def test_auto_comes_near_the_best_static_length(alpha, head):
+    known = costs(BUS)
+    best = max(sum(alpha**k for k in range(n + 1)) / known.round(n) for n in range(8))
+    _, tokens, seconds = play(Auto(known), lambda i: alpha, 2000, np.random.default_rng(1), head)
+    assert tokens / seconds > 0.93 * best
+
+
+def test_auto_shortens_where_every_token_costs_the_same():
+    lengths, *_ = play(Auto(costs(TAXI)), lambda i: 0.9, 50, np.random.default_rng(2))
+    assert set(lengths) == {0}  # not even a perfect draft would pay
+    cheaper = costs(Line(5.0, 2.0))
+    bus, between = (
+        np.mean(play(Auto(c), lambda i: 0.7, 400, np.random.default_rng(3))[0]) for c in (costs(BUS), cheaper)
+    )
+    assert 0 < between < bus
+
+
+def test_auto_decodes_plainly_where_drafts_fail_and_tries_again():
+    rng = np.random.default_rng(4)
+    lengths, *_ = play(Auto(costs(BUS)), lambda i: 0.0 if i < 200 else 0.95, 400, rng)
+    failing, later = np.array(lengths[:200]), np.array(lengths[260:])
+    assert lengths[0] == 7  # it begins with hope
+    assert 3 <= np.count_nonzero(failing) < 30 and failing[10:].max() <= 7
+    assert np.mean(later) > 4
+
+
+def test_auto_cuts_by_what_was_known_before_the_block_was_drawn():
+    """Its plan, lengths and bars, is fixed; admit() only compares, so no token of the draft can move a bar."""
+    auto = Auto(costs(BUS))
+    length, bars = auto.plan
+    assert length == auto.max_draft == len(bars) == 7
+    price = 8 * auto.costs.round(7) ** -1 * sum(0.9**k for k in range(8)) / 8  # tokens a second, as expected
+    last = price * (auto.costs.passes[7] - auto.costs.passes[6])
+    assert bars[-1] == pytest.approx(last)
+    ahead = [price * 0.5 * (m - 5) / sum(0.9**j for j in range(m - 5)) for m in (6, 7)]  # one more, or two
+    assert bars[5] == pytest.approx(min(ahead))
+    assert scheduled_length(auto, [0.9, 0.9, last, 0.9, 0.9, 0.9, 0.9], 7) == 2
+    assert scheduled_length(auto, None, 7) == 7

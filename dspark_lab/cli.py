@@ -283,36 +283,23 @@ def bench(ctx: typer.Context):
     """Measure acceptance and speed on this machine."""
     from dspark_lab.bench.commands import app as benchmarks
 
-    with typer.main.get_command(benchmarks).make_context("bench", ctx.args, parent=ctx.parent) as inner:
-        inner.command.invoke(inner)
+    forward(ctx, benchmarks)
 
 
-@app.command()
-def serve(
-    model: Model = None,
-    drafter: Drafters = None,
-    mode: Mode = None,
-    host: Annotated[str, typer.Option(help="The address to listen at; by default only this machine can reach it.")] = (
-        "127.0.0.1"
-    ),
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
-    api_key: Annotated[str | None, typer.Option(envvar="DSPARK_LAB_API_KEY", help="Clients must send it.")] = None,
-    max_draft: MaxDraft = None,
-    confidence_threshold: Confidence = 0.0,
-    queue: Annotated[int, typer.Option(min=0, help="Requests that wait at most; others are sent away for now.")] = 32,
-    cache_memory: Annotated[int, typer.Option(min=0, help="MiB for the caches of earlier turns.")] = 1024,
-    cache_folder: Annotated[Path | None, typer.Option(help="Keep them here too, for after a restart.")] = None,
-    allow_origin: Annotated[list[str] | None, typer.Option(help="A web page that may use the server.")] = None,
-):
+@app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def serve(ctx: typer.Context):
     """Serve a pair to OpenAI clients, over HTTP."""
     try:
-        from dspark_lab.serve import run
+        from dspark_lab.serve.command import app as server
     except ImportError as error:
         raise ValueError(f"{error.name} is not installed; the server needs the extra dspark-lab[serve]") from None
-    pair = lab.load_pair(model, drafter=drafter or None)
-    options = {"max_draft": max_draft, "confidence_threshold": confidence_threshold, "queue": queue}
-    options |= {"prefix_cache": lab.PrefixCache(pair, cache_memory * 2**20, cache_folder)}
-    run(pair, mode, host=host, port=port, api_key=api_key, allow_origins=allow_origin or (), **options)
+    forward(ctx, server)
+
+
+def forward(ctx, commands):
+    """Let the Typer app ``commands`` have the arguments of ``ctx``."""
+    with typer.main.get_command(commands).make_context(ctx.info_name, ctx.args, parent=ctx.parent) as inner:
+        inner.command.invoke(inner)
 
 
 @app.command()

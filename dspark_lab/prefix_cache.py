@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
-from mlx_lm.models.cache import KVCache, can_trim_prompt_cache, trim_prompt_cache
 
 from dspark_lab.decode import decode, new_caches, prefill
 from dspark_lab.shelf import Shelf, pack, remove
@@ -86,7 +85,7 @@ class PrefixCache:
         """
         held, caches = self.take(drafter, prompt[:-1])
         prefill(self.pair.target, drafter, prompt[held:-1], *caches)
-        if not can_trim_prompt_cache(caches[0]):
+        if not trimmable(caches):
             self.put(drafter, prompt[:-1], copy.deepcopy(caches))
         text = list(prompt)
         try:
@@ -146,7 +145,7 @@ class PrefixCache:
         """Keep ``caches``, which hold ``tokens`` and are no longer the caller's, in the place of shorter versions."""
         if not tokens:
             return
-        new = Kept(drafter.mode, list(tokens), can_trim_prompt_cache(caches[0]), nbytes(caches), "", caches)
+        new = Kept(drafter.mode, list(tokens), trimmable(caches), nbytes(caches), "", caches)
         new.seal = seal(new.tokens, caches)
         for old in [old for old in self.kept if old.mode == new.mode]:
             shared = common_prefix(old.tokens, new.tokens)
@@ -182,17 +181,27 @@ def common_prefix(a, b):
     return next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
 
 
+def trimmable(caches):
+    """Whether both of ``caches`` can be cut down to any of their first tokens."""
+    from dspark_lab.rollback import can_be_cut
+
+    entries = [entry for cache in caches if isinstance(cache, list) for entry in cache]
+    return all(can_be_cut(entry) for entry in entries if hasattr(entry, "is_trimmable"))
+
+
 def beginning(caches, drafter, n, length):
     """A copy of ``caches``, which hold ``length`` tokens, cut to their first ``n``, or as few as the drafter can keep.
 
     Returns the number of tokens and the copy. Only what is kept of plain key/value caches is copied.
     """
+    from mlx_lm.models.cache import KVCache
+
     cache, draft_cache = copy.deepcopy(caches)
     held = drafter.trim(draft_cache, n)
-    trim_prompt_cache(cache, length - held)
-    for layer in cache:
-        if type(layer) is KVCache:
-            layer.keys, layer.values = layer.keys_and_values()
+    for entry in cache:
+        entry.trim(length - held)
+        if type(entry) is KVCache:
+            entry.keys, entry.values = entry.keys_and_values()
     return held, (cache, draft_cache)
 
 

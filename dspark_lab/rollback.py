@@ -168,6 +168,13 @@ def forgetful(entry, layer):
     return entry if entry.is_trimmable() else None
 
 
+def can_be_cut(entry):
+    """Whether a cache's entry can go back to any earlier length, beyond its latest pass."""
+    if isinstance(entry, SlidingCache):
+        return entry.dropped == 0
+    return entry.is_trimmable() and not isinstance(entry, RecurrentCache)
+
+
 def takes_cache(part):
     """Whether ``part`` of a layer is a module that is called with the layer's cache."""
     return isinstance(part, nn.Module) and "cache" in signature(type(part).__call__).parameters

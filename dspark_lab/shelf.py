@@ -89,7 +89,8 @@ def identity(pair):
     """The start of a SHA-256 of all that ``pair``'s caches depend on: weights, shapes, versions, kind of device."""
     versions = [version(package) for package in ("mlx", "mlx-lm")]
     hashed = hashlib.sha256(repr([FORMAT, versions, str(mx.default_device())]).encode())
-    add_weights(hashed, pair.target.model, pair.target.model.args)
+    model = pair.target.model
+    add_weights(hashed, model, getattr(model, "args", getattr(model, "config", None)))
     for mode, drafter in sorted(pair.drafters.items()):
         hashed.update(mode.encode())
         if hasattr(drafter, "parameters"):

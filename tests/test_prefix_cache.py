@@ -5,11 +5,14 @@ import sys
 
 import mlx.core as mx
 import pytest
+import tiny
 from mlx_lm.models.cache import RotatingKVCache
 
 import dspark_lab as lab
 from dspark_lab.decode import new_caches
+from dspark_lab.pair import load_target
 from dspark_lab.prefix_cache import PrefixCache, common_prefix
+from dspark_lab.rollback import SLACK
 
 MODES = ["baseline", "lookup", "dspark", "dflash", "dflash16", "eagle3"]
 TOKENS = 16
@@ -201,6 +204,36 @@ def test_caches_that_cannot_be_trimmed(golden, prompts, monkeypatch):
     assert reused(cache, prompt + answer + more, "baseline") == len(prompt) + TOKENS - 1
     assert reused(cache, prompt + more, "baseline") == len(prompt) - 1  # from the end of the prompt
     assert reused(cache, prompt[:-3] + more, "baseline") == 0
+
+
+@pytest.mark.parametrize("kind", ["gemma4", "gemma4 with shared keys", "qwen3.5", "qwen3.5 with experts"])
+@pytest.mark.parametrize("mode", ["baseline", "lookup"])
+def test_windows_and_recurrent_states(tmp_path, kind, mode):
+    """A text that goes on from all that was kept, or from the end of a prompt, in memory and after a restart."""
+    config = {"gemma4": tiny.GEMMA4, "gemma4 with shared keys": tiny.GEMMA4_SHARED, "qwen3.5": tiny.QWEN35}
+    target, _ = load_target(tiny.write_mlx_lm(tmp_path / "target", config.get(kind, tiny.QWEN35_MOE)))
+    target.context_length = 4 * SLACK
+    pair, draw = lab.Pair(target, {}, name=kind), random.Random(0)
+    prompt, more = ([draw.randrange(tiny.VOCAB) for _ in range(n)] for n in (3 * SLACK, 9))
+    cache = PrefixCache(pair, folder=tmp_path / "kept")
+    assert reused(cache, prompt, mode) == 0
+    answer = cold(pair, prompt, mode).tokens
+    assert not any(kept.trimmable for kept in cache.kept)
+    assert reused(cache, prompt + answer + more, mode) == len(prompt) + TOKENS - 1
+    assert reused(cache, prompt + more, mode) == len(prompt) - 1
+    assert reused(cache, prompt[:-3] + more, mode) == 0
+    restarted = PrefixCache(pair, folder=tmp_path / "kept")
+    assert reused(restarted, prompt + answer + more + more, mode) >= len(prompt) + TOKENS - 1
+    assert restarted.counts.damaged == 0
+
+
+def test_a_window_that_has_not_gone_round(tmp_path):
+    """It can be cut like any other cache, while nothing has left it."""
+    target, _ = load_target(tiny.write_mlx_lm(tmp_path / "target", tiny.GEMMA4))
+    cache, draw = PrefixCache(lab.Pair(target, {}, name="gemma4")), random.Random(0)
+    prompt = [draw.randrange(tiny.VOCAB) for _ in range(3 * tiny.WINDOW)]
+    warm(cache, prompt, "lookup")
+    assert reused(cache, prompt[: 2 * tiny.WINDOW] + prompt[:9], "lookup") == 2 * tiny.WINDOW
 
 
 def test_prefill_in_steps(golden, prompts, monkeypatch):

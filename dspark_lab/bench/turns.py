@@ -25,7 +25,7 @@ def conversations(pair, count, context, turn):
 
     modules = map(inspect.getmodule, (decode, generate))
     source = "\n".join(inspect.getsource(m) for m in (*modules, checkpoint, metrics, prefix_cache, sampling, toy))
-    ids, length = pair.tokenizer.encode(source), context + turn
+    ids, length = pair.tokenizer.encode(source, verbose=False), context + turn
     if len(ids) < length + count:
         raise ValueError(f"there are {len(ids)} tokens of text; {count} conversations of {length} need more")
     starts = np.linspace(0, len(ids) - length, count, dtype=int).tolist()

@@ -12,7 +12,7 @@ blas.install()
 if Path(*sys.argv[:1]).name != "dspark-lab":  # the command line answers --help without it, and imports it when needed
     import mlx_lm.utils  # noqa: F401  (most of a second, paid here rather than by the first load_pair)
 
-from dspark_lab import calibrate, metrics, toy
+from dspark_lab import calibrate, examples, metrics, toy
 from dspark_lab.decode import decode
 from dspark_lab.generate import Result, generate, stream
 from dspark_lab.pair import Pair, load_pair
@@ -34,6 +34,7 @@ __all__ = [
     "acceptance",
     "calibrate",
     "decode",
+    "examples",
     "generate",
     "load_pair",
     "metrics",

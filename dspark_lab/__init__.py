@@ -12,7 +12,7 @@ blas.install()
 if Path(*sys.argv[:1]).name != "dspark-lab":  # the command line answers --help without it, and imports it when needed
     import mlx_lm.utils  # noqa: F401  (most of a second, paid here rather than by the first load_pair)
 
-from dspark_lab import calibrate, cost, metrics, toy
+from dspark_lab import calibrate, cost, examples, metrics, toy
 from dspark_lab.auto import Auto
 from dspark_lab.batch import BatchRound, decode_batch, rounds_by_request
 from dspark_lab.cost import measure_costs, measure_verify_cost, speedup
@@ -57,6 +57,7 @@ __all__ = [
     "cost",
     "decode",
     "decode_batch",
+    "examples",
     "generate",
     "load_pair",
     "load_traces",

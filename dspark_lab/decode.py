@@ -44,19 +44,17 @@ def decode(
             verified_at = time.perf_counter()
 
             # Accept, and cut after a stop token. The last committed token is the next anchor, unseen by both caches.
-            q, tokens = draft.probs, draft.tokens[:n]
-            accepted, own = accept(p, q[:n], tokens, accept_key)
+            accepted, own = accept(p, draft.probs[:n], draft.tokens[:n], accept_key)
             committed, reason = cut([*drafted[:accepted], own], remaining, stop_tokens)
             kept = len(committed)
             target.rollback(cache, n + 1 - kept)
+            chances = judged(p, draft, n)
             follower.commit([anchor, *committed[:-1]], None if hidden is None else hidden[:, :kept], last=bool(reason))
             r = Round(
                 anchor=anchor,
                 drafted=drafted,
-                draft_probs=of_tokens(q, draft.tokens),
                 scheduled=n,
-                target_probs=of_tokens(p, tokens),
-                overlap=mx.sum(mx.minimum(p[:n], q[:n]), axis=-1).tolist() if n else [],
+                **chances,
                 confidence=confidence,
                 accepted=accepted,
                 committed=committed,
@@ -65,7 +63,7 @@ def decode(
                 verify_seconds=verified_at - drafted_at,
                 other_seconds=time.perf_counter() - verified_at,
                 finish_reason=reason,
-                **({"p": p, "q": q} if keep_probs else {}),
+                **({"p": p, "q": draft.probs} if keep_probs else {}),
             )
             yield r
             if reason:
@@ -127,18 +125,6 @@ def prefill(target, drafter, tokens, cache, draft_cache):
         mx.eval([c.state for c in cache])
 
 
-def catch_up(drafter, waiting, draft_cache):
-    """Commit what is ``waiting``, (tokens, hidden) of some rounds, to the drafter's cache in one go, and empty it.
-
-    Eight rows together cost hardly more than one, so rounds without a draft wait for one another.
-    """
-    if waiting:
-        tokens, hidden = zip(*waiting)
-        together = None if hidden[0] is None else mx.concatenate(hidden, axis=1)
-        drafter.commit([token for part in tokens for token in part], together, draft_cache)
-        waiting.clear()
-
-
 def cut(tokens, remaining, stop_tokens):
     """``tokens`` up to the first stop token, itself included, and why the text ends there, or None if it goes on."""
     for i, token in enumerate(tokens):
@@ -147,8 +133,15 @@ def cut(tokens, remaining, stop_tokens):
     return tokens, "length" if len(tokens) == remaining else None
 
 
-def of_tokens(probs, tokens):
-    """The probability that each row of ``probs`` (n or more, vocab) gives its token of ``tokens`` (n,), as floats."""
-    if not tokens.size:
-        return []
-    return mx.take_along_axis(probs[: tokens.shape[0]], tokens[:, None], -1)[:, 0].tolist()
+def judged(p, draft, n):
+    """What a Round keeps of p and q: of every drafted token its q, of the ``n`` verified ones p and the overlap."""
+    if not draft.tokens.size:
+        return {"draft_probs": [], "target_probs": [], "overlap": []}
+    q, tokens = draft.probs, draft.tokens[:, None]
+    kept = {
+        "draft_probs": mx.take_along_axis(q, tokens, -1)[:, 0],
+        "target_probs": mx.take_along_axis(p[:n], tokens[:n], -1)[:, 0],
+        "overlap": mx.sum(mx.minimum(p[:n], q[:n]), axis=-1),
+    }
+    mx.eval(kept)  # all at once: every separate wait costs a round some time
+    return {name: values.tolist() for name, values in kept.items()}

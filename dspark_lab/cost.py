@@ -25,7 +25,7 @@ from dspark_lab.curves import Costs, Curve, own_folder
 from dspark_lab.decode import decode, prefill
 from dspark_lab.drafters.protocol import NoDrafter
 from dspark_lab.sampling import Sampling
-from dspark_lab.schedule import Schedule
+from dspark_lab.schedule import Cap, Schedule
 
 CONTEXT, REPEATS = 128, 15  # tokens before the pass; times that each length is measured
 PHRASE = 24  # tokens, repeated to fill the context, so that prompt lookup finds something to draft
@@ -135,15 +135,16 @@ class InTurn(Schedule):
 class RoundClock:
     """Times rounds of ``mode`` in the decode loop itself, every draft length from 0 on, one after the other.
 
-    The prompt is a phrase of random tokens, again and again: what is drafted hardly matters for what it costs. (Sorting
-    for top_p is the exception; give its ``sampling`` to include it.) ``seed`` draws phrase and orders.
+    The prompt is a phrase of the target's own, again and again: what is drafted hardly matters for what it costs, but
+    prompt lookup has to find something. (Sorting for top_p does matter; give its ``sampling`` to include it.) ``seed``
+    draws the phrase's beginning and the orders.
     """
 
     def __init__(self, pair, mode, *, context=CONTEXT, sampling=None, seed=0):
         self.target, self.drafter, self.sampling = pair.target, pair.drafter(mode), sampling or Sampling()
         self.longest, self.rng = self.drafter.draft_length, np.random.default_rng(seed)
         self.most = (self.longest + 1) * (self.longest + 2)  # tokens, if every draft were accepted
-        self.prompt = random_prompt(self.target, context, self.most, self.rng)
+        self.prompt = repetitive_prompt(self.target, context, self.most, self.rng)
         self.spent = [defaultdict(list) for _ in range(3)]
 
     def run(self):
@@ -161,8 +162,15 @@ class RoundClock:
             rest[r.draft_length].append(r.other_seconds)
 
     def costs(self):
-        """`Costs` from all runs but the first, which warmed up: medians and quartiles."""
-        return Costs(*(Curve.of({n: s[1:] or s for n, s in samples.items()}) for samples in self.spent), self.longest)
+        """`Costs` from all runs but the first, which warmed up: medians and quartiles.
+
+        A drafter that proposed less than it was asked for leaves numbers of tokens that no pass had; then all passes
+        are timed by themselves.
+        """
+        draft, verify, rest = (Curve.of({n: s[1:] or s for n, s in samples.items()}) for samples in self.spent)
+        if len(verify.counts) <= self.longest:
+            verify = time_verifying(self.target, range(1, self.longest + 2), context=len(self.prompt))
+        return Costs(draft, verify, rest, self.longest)
 
 
 def time_rounds(pair, mode, *, context=CONTEXT, repeats=REPEATS):
@@ -180,7 +188,7 @@ def time_verifying(target, tokens=range(1, 33), *, context=CONTEXT, repeats=REPE
     drawn anew each time; the first time warms up.
     """
     rng, cache, rule = np.random.default_rng(seed), target.new_cache(), Sampling()
-    prompt = random_prompt(target, context, max(tokens), rng)
+    prompt = repetitive_prompt(target, context, max(tokens), rng)
     prefill(target, NoDrafter(), prompt, cache, None)
     spent = defaultdict(list)
     for repeat in range(repeats + 1):
@@ -195,12 +203,14 @@ def time_verifying(target, tokens=range(1, 33), *, context=CONTEXT, repeats=REPE
     return Curve.of(spent)
 
 
-def random_prompt(target, context, more, rng):
-    """``context`` token ids, a random phrase again and again. Raises ValueError if ``more`` do not fit behind them."""
+def repetitive_prompt(target, context, more, rng):
+    """``context`` token ids, a phrase again and again. Raises ValueError if ``more`` do not fit behind them."""
     if target.context_length is not None and context + more > target.context_length:
         raise ValueError(
             f"context is {context}; the target's {target.context_length} leave room for "
             f"{max(target.context_length - more, 0)} before the {more} tokens that are measured"
         )
-    phrase = rng.integers(target.vocab_size, size=PHRASE).tolist()
+    start, greedy = rng.integers(target.vocab_size, size=PHRASE // 4).tolist(), {"sampling": Sampling()}
+    said = decode(target, NoDrafter(), start, schedule=Cap(0), max_tokens=PHRASE, key=mx.random.key(0), **greedy)
+    phrase = [token for r in said for token in r.committed]
     return (phrase * (context // PHRASE + 1))[:context]

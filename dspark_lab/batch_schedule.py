@@ -15,7 +15,7 @@ WEIGHT, REST = 0.25, 16  # of the latest pass in the average gain; passes withou
 
 @dataclass(frozen=True)
 class EachAlone:
-    """A ``schedule`` made for one request, asked for every request by itself."""
+    """A ``schedule`` made for one request, asked for every request by itself; one that learns does not learn here."""
 
     schedule: Any
 

@@ -85,6 +85,18 @@ def test_neighbours_do_not_matter(golden, alone):
         assert told(lab.rounds_by_request(passes)[0]) == told(alone("dspark", 1, 0))
 
 
+@pytest.mark.parametrize("change", [{"causal": (True, True)}, {"windows": (3, None)}, {"draft_window": 3}])
+def test_drafters_whose_layers_do_not_see_everything(golden, monkeypatch, change):
+    """They draft row by row, and what they would draft alone."""
+    drafter = golden.drafter("dflash")
+    assert len(drafter.config.causal) == 2
+    monkeypatch.setattr(drafter, "config", replace(drafter.config, **change))
+    got = lab.rounds_by_request(batched(golden, "dflash", 1, 5))
+    for i, rounds in got.items():
+        options = {"max_tokens": LENGTHS[i], "temperature": 1, "seed": 3 + i}
+        assert told(rounds) == told(lab.stream(golden, PROMPTS[i], "dflash", **options))
+
+
 def test_accepted_lengths_differ_within_a_pass(golden):
     passes = batched(golden, "dspark", 1.0, R)
     assert max(len({r.accepted_length for r in one.rounds.values()}) for one in passes) >= 3

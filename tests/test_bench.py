@@ -335,7 +335,7 @@ def test_batch_command(command):
     assert list(record["cells"]) == ["dspark/1", "dspark/3"]
     for name, cell in record["cells"].items():
         size, ways = int(name.split("/")[1]), cell["ways"]
-        assert list(ways) == ["plain", "scheduler", "fixed 1", "fixed 7"]
+        assert list(ways) == ["plain", "columns", "algorithm 1", "fixed 1", "fixed 7"]
         assert cell["step"]["tokens"] == [size * width for width in range(1, len(cell["step"]["tokens"]) + 1)]
         for way in ways.values():
             tokens, seconds, scheduled, requests, computed = np.sum(way["tallies"], axis=0)

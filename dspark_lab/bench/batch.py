@@ -14,9 +14,9 @@ import numpy as np
 from dspark_lab.batch import decode_batch
 from dspark_lab.batch_schedule import Columns
 from dspark_lab.bench.record import over_prompts
-from dspark_lab.schedule import Cap, WholeDraft
+from dspark_lab.schedule import Cap, HardwareAware, WholeDraft
 
-PLAIN, SCHEDULER = "plain", "scheduler"
+PLAIN, SCHEDULER, PAPER = "plain", "columns", "algorithm 1"
 FEWEST = 8  # prompts, on which passes of every width are timed
 TOKENS, SECONDS, SCHEDULED, REQUESTS, COMPUTED = range(5)  # what a run's tally sums over its full passes
 
@@ -24,15 +24,18 @@ TOKENS, SECONDS, SCHEDULED, REQUESTS, COMPUTED = range(5)  # what a run's tally 
 def batch_speeds(pair, mode, prompts, size, lengths, runs, advance=lambda: None, **options):
     """All ways of scheduling ``size`` requests of ``prompts`` (token ids) at a time: a cell.
 
+    "algorithm 1" is the paper's to the letter, and counts tokens; "columns" counts the padding too (`Columns`).
     ``lengths``: the fixed ones. ``options`` are ``decode_batch``'s. For each way, with intervals over ``runs``:
     ``throughput`` and ``per_user`` (tokens a second), ``over_plain`` (throughputs, paired by run), and a request and
     pass: ``scheduled`` drafted tokens, ``computed`` tokens of the padded pass, ``accepted_length``.
     """
     step = step_seconds(pair, mode, prompts, size, advance, **options)
-    scheduler = Columns(
-        lambda tokens: float(np.interp(tokens, step["tokens"], step["seconds"])), lambda requests: step["plain"]
-    )
-    ways = {PLAIN: ("baseline", WholeDraft()), SCHEDULER: (mode, scheduler)}
+
+    def seconds(tokens):
+        return float(np.interp(tokens, step["tokens"], step["seconds"]))
+
+    scheduler = Columns(seconds, lambda requests: step["plain"])
+    ways = {PLAIN: ("baseline", WholeDraft()), SCHEDULER: (mode, scheduler), PAPER: (mode, HardwareAware(seconds))}
     ways |= {f"fixed {n}": (mode, Cap(n)) for n in lengths}
     tallies = defaultdict(list)
     for run in range(runs):

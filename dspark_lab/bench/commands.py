@@ -222,7 +222,7 @@ def batch(
     pick_threads(pair, mode, asked)
     record = start(out, pair, mode=mode, domains=list(asked), lengths=lengths, prompts=prompts, runs=runs, **options)
     for size in [int(n) for n in split(sizes)]:
-        with progress(f"{size} requests", 4 + runs * (len(lengths) + 2)) as tick:
+        with progress(f"{size} requests", 4 + runs * (len(lengths) + 3)) as tick:
             measure = partial(batch_speeds, pair, mode, mixed, size, lengths, runs, tick, **options)
             record.cell(f"{mode}/{size}", measure)
     finish(record, batch_tables(record.cells))

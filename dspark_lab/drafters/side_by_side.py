@@ -9,8 +9,9 @@ from dspark_lab.rows import RowsKVCache
 
 
 def side_by_side(drafter):
-    """``drafter`` for rows: block drafters draft for all rows in one pass, others for each row by itself."""
-    return Together(drafter) if hasattr(drafter, "draft_states_of_rows") else Separately(drafter)
+    """``drafter`` for rows: block drafters whose layers see everything draft for all in one pass, others row by row."""
+    together = hasattr(drafter, "draft_states_of_rows") and not any((*drafter.config.windows, *drafter.config.causal))
+    return Together(drafter) if together and drafter.config.draft_window is None else Separately(drafter)
 
 
 class Separately:

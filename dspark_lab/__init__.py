@@ -14,7 +14,6 @@ if Path(*sys.argv[:1]).name != "dspark-lab":  # the command line answers --help 
 
 from dspark_lab import calibrate, cost, examples, metrics, toy
 from dspark_lab.auto import Auto
-from dspark_lab.batch import BatchRound, decode_batch, rounds_by_request
 from dspark_lab.cost import measure_costs, measure_verify_cost, speedup
 from dspark_lab.curves import Costs, Curve, load_traces
 from dspark_lab.decode import decode
@@ -76,7 +75,10 @@ __all__ = [
 
 
 def __getattr__(name):
-    # Figures and widgets bring matplotlib and ipywidgets with them, which only those pay for who draw.
+    # Figures and widgets bring matplotlib and ipywidgets with them, and batches mlx-lm's caches, which the command
+    # line's --help can do without: only those pay who ask.
     if name in ("plots", "widgets"):
         return importlib.import_module(f"dspark_lab.{name}")
+    if name in ("BatchRound", "decode_batch", "rounds_by_request"):
+        return getattr(importlib.import_module("dspark_lab.batch"), name)
     raise AttributeError(f"module 'dspark_lab' has no attribute {name!r}")

@@ -227,7 +227,7 @@ def test_clock_starts_at_the_first_arrival(monkeypatch):
     times = iter([10.0, 11.0, 13.0])
     monkeypatch.setattr(bench_speed.time, "perf_counter", lambda: next(times))
     side = bench_speed.Side("made up", lambda prompt, seed: iter([[1, 2], [3], [4, 5]]), 1)
-    assert bench_speed.timed(side, [0], 0) == ([1, 2, 3, 4, 5], 1.0)  # three tokens in three seconds
+    assert side.timed([0], 0) == ([1, 2, 3, 4, 5], 1.0)  # three tokens in three seconds
 
 
 def test_sides_take_turns_in_turning_order():

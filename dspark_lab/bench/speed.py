@@ -28,6 +28,11 @@ class Side:
     run: Callable
     threads: int
 
+    def timed(self, prompt, seed):
+        """All tokens of the answer to ``prompt``, and seconds a token after the first arrival, as `clock` has them."""
+        blas.set_threads(self.threads)
+        return clock((time.perf_counter(), part) for part in self.run(prompt, seed))
+
 
 def thread_counts():
     """The numbers of OpenBLAS threads to choose from: one, and one a core."""
@@ -80,16 +85,12 @@ def draft_options(drafter, caps, thresholds):
     return options
 
 
-def timed(side, prompt, seed):
-    """All tokens of ``side`` on ``prompt``, and seconds a token after the first arrival (NaN if there was only one)."""
-    blas.set_threads(side.threads)
-    tokens, arrivals, first = [], [], 0
-    for part in side.run(prompt, seed):
-        tokens += part
-        arrivals.append(time.perf_counter())
-        first = first or len(part)
-    later = len(tokens) - first
-    return tokens, (arrivals[-1] - arrivals[0]) / later if later else float("nan")
+def clock(arrivals):
+    """All tokens of ``arrivals``, (time, tokens) pairs, and seconds a token after the first (NaN if there was one)."""
+    times, parts = zip(*arrivals)
+    tokens = [token for part in parts for token in part]
+    later = len(tokens) - len(parts[0])
+    return tokens, (times[-1] - times[0]) / later if later else float("nan")
 
 
 def in_turns(sides, prompts, advance=lambda: None):
@@ -100,7 +101,7 @@ def in_turns(sides, prompts, advance=lambda: None):
     seconds, tokens = np.full((len(sides), len(prompts)), np.nan), [[None] * len(prompts) for _ in sides]
     for seed, prompt in enumerate(prompts):
         for side in range(len(sides))[:: -1 if seed % 2 else 1]:
-            tokens[side][seed], seconds[side, seed] = timed(sides[side], prompt, seed)
+            tokens[side][seed], seconds[side, seed] = sides[side].timed(prompt, seed)
             advance()
     return tokens, seconds
 
@@ -114,17 +115,24 @@ def fastest(seconds):
     return int(np.argmin([np.median(row) if row.size else np.inf for row in relative]))
 
 
+def choose(groups, trial_prompts, advance=lambda: None):
+    """The best Side of each of ``groups`` (lists of Sides) on ``trial_prompts``, and seconds a token of every Side.
+
+    All take turns; the first prompt runs once more beforehand to warm up.
+    """
+    _, trial = in_turns([side for group in groups for side in group], [trial_prompts[0], *trial_prompts], advance)
+    trials = np.split(trial[:, 1:], np.cumsum([len(group) for group in groups])[:-1])
+    return [group[fastest(trial)] for group, trial in zip(groups, trials)], np.concatenate(trials)
+
+
 def duel(pair, challengers, defenders, trial_prompts, prompts, same_tokens, advance=lambda: None):
     """The best of ``challengers`` over the best of ``defenders``: a cell.
 
-    Each group's best is found on ``trial_prompts``, of which the first runs once more beforehand to warm up; the ratio
-    is then measured on ``prompts``. ``same_tokens``: both are greedy, and where their tokens differ all the same is
-    recorded; else it is None. ``advance()`` hears of every run.
+    Each group's best is found on ``trial_prompts``; the ratio is then measured on ``prompts``. ``same_tokens``: both
+    are greedy, and where their tokens differ all the same is recorded; else it is None. ``advance()`` hears of every
+    run.
     """
-    everyone = [*challengers, *defenders]
-    _, trial = in_turns(everyone, [trial_prompts[0], *trial_prompts], advance)
-    trial = trial[:, 1:]
-    best = (challengers[fastest(trial[: len(challengers)])], defenders[fastest(trial[len(challengers) :])])
+    best, trial = choose([challengers, defenders], trial_prompts, advance)
     tokens, seconds = in_turns(best, prompts, advance)
     return {
         "sides": [{"name": side.name, "threads": side.threads} for side in best],
@@ -132,7 +140,7 @@ def duel(pair, challengers, defenders, trial_prompts, prompts, same_tokens, adva
         "differences": differences(pair, prompts, *tokens) if same_tokens else None,
         "trial": [
             {"name": side.name, "threads": side.threads, "tokens_per_second": rate(row)}
-            for side, row in zip(everyone, trial)
+            for side, row in zip([*challengers, *defenders], trial)
         ],
     }
 

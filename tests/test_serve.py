@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sys
 import threading
 
 import httpx
@@ -9,8 +10,10 @@ import openai
 import pytest
 from fakes import AnsweringTarget, chat_tokenizer
 from served import serve
+from typer.testing import CliRunner
 
 import dspark_lab as lab
+from dspark_lab import cli
 from dspark_lab.serve import make_app
 
 QUESTION = [{"role": "user", "content": "Hi"}]
@@ -439,3 +442,15 @@ def test_what_cannot_be_served(golden):
         make_app(lab.Pair(golden.target, {}, None, name="bare"))
     with pytest.raises(ValueError, match="max_draft is 99"):
         make_app(golden, "dspark", max_draft=99)
+
+
+def test_command_line(monkeypatch):
+    """Its help, bad options, and what it says where the extra is not installed."""
+    runner = CliRunner()
+    shown = runner.invoke(cli.app, ["serve", "--help"], env={"COLUMNS": "200"}, prog_name="dspark-lab")
+    assert shown.exit_code == 0 and "Usage: dspark-lab serve" in shown.output and "--api-key" in shown.output
+    assert runner.invoke(cli.app, ["serve", "--port", "99999"]).exit_code == 2
+    monkeypatch.delitem(sys.modules, "dspark_lab.serve.command")
+    monkeypatch.setitem(sys.modules, "dspark_lab.serve.run", None)
+    missing = runner.invoke(cli.app, ["serve"])
+    assert missing.exit_code == 2 and "needs the extra dspark-lab[serve]" in missing.output

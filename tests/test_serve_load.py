@@ -91,7 +91,7 @@ def test_two_hundred_requests_from_sixteen_clients(golden):
 def test_two_hundred_requests_from_sixteen_clients_to_the_lab_pair():
     pair = lab.load_pair()
     with serve(pair, prefix_cache=lab.PrefixCache(pair, max_bytes=200_000_000), queue=16) as served:
-        compare(pair, served, requests_of(pair, 200, 64), 16)
+        compare(pair, served, requests_of(pair, 200, 24), 16)
 
 
 def vanish(url, body, after):

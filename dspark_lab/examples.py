@@ -1,4 +1,7 @@
-"""What the notebooks share: the prompts they ask, and the one round that 00 to 07 follow."""
+"""What the notebooks share: the prompts they ask, the one round that 00 to 07 follow, and recorded races."""
+
+import json
+from pathlib import Path
 
 from dspark_lab.generate import encode_prompt, stream
 
@@ -38,6 +41,19 @@ PROMPTS = {  # domain -> prompts; none of them is in the lab pair's training tex
         "Continue this passage: Nothing could be seen of the island but a grey line.",
     ],
 }
+RACE_PROMPTS = {  # by domain; the passage is one of few on which the greedy lab target does not soon repeat itself
+    "prose": "Continue this passage: Peace has been kept upon our borders. The treaties made last spring are observed, "
+    "and commerce with our neighbours grows.",
+    "code": PROMPTS["code"][0],
+    "math": FOLLOWED,
+}
+RACE_TOKENS = 64
+RACES = Path(__file__).parent / "traces" / "races"
+
+
+def recorded_races():
+    """The races that ship with the package, domain -> a dict that `race.replay` plays; `bench.races` records them."""
+    return {domain: json.loads((RACES / f"{domain}.json").read_text()) for domain in RACE_PROMPTS}
 
 
 def followed_round(pair, mode="dspark"):

@@ -4,6 +4,7 @@ import inspect
 import subprocess
 import sys
 
+import mlx.core as mx
 import numpy as np
 import pytest
 from gallery import FAST, SLOW, P, Q, figures
@@ -153,6 +154,12 @@ def test_nothing_to_draw_is_said(call):
 def test_figures_never_touch_models():
     source = "".join(inspect.getsource(module) for module in vars(plots).values() if inspect.ismodule(module))
     assert "load_pair" not in source and "mlx" not in source and "pyplot" not in source
+
+
+def test_the_bias_that_moves_a_lead_is_told_from_mlx_arrays_whose_rows_are_not_centred():
+    base, bias = mx.array([5.0, 4.0, 0.0, -1.0]) + 7, mx.array([-3.0, 2.0, 1.0, 0.0]) - 2
+    said = plots.alt_text(plots.markov_bias(base, bias, lambda i: "abcd"[i], "x"))
+    assert "'a' leads with 3.0; its bias is -3.0, and the lead moves to 'b' (4.0)" in said
 
 
 def test_the_package_imports_without_drawing():

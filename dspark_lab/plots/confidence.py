@@ -39,9 +39,11 @@ def reliability(panels, bins=10, columns=4):
         said.append(f"{title}: ECE {listed(errors)}")
     for ax in axes[len(panels) :]:
         ax.set_visible(False)
+    for ax in axes[max(0, len(panels) - columns) : len(panels)]:  # the lowest of each column
+        ax.set_xlabel("predicted", fontsize=9)
+        ax.tick_params(labelbottom=True)
     if isinstance(next(iter(panels.values())), dict):
         legend_below(fig, axes[0])
-    fig.supxlabel("predicted", fontsize=9)
     fig.supylabel("accepted", fontsize=9)
     return described(fig, f"Reliability diagrams, on the diagonal if calibrated. {'; '.join(said)}.")
 

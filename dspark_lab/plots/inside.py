@@ -148,7 +148,8 @@ def markov_bias(base, bias, words, previous, most=12):
     ``base`` and ``bias``: logits (vocab,), B(previous, .) being the bias; ``words(id)`` names a token; ``previous``
     names the token before. Rows are centred on the mean over the vocabulary: a constant changes no probability.
     """
-    base, bias = (np.array(row, np.float64) - np.mean(row) for row in (base, bias))
+    base, bias = (np.array(row, np.float64) for row in (base, bias))
+    base, bias = base - base.mean(), bias - bias.mean()
     total = base + bias
     top = list(dict.fromkeys([*np.argsort(-total)[: most - 3], *np.argsort(-base)[:3]]))
     fig, axes = picture(max(6.4, 0.62 * len(top) + 1.6), 4.6, 3, 1, sharex=True)

@@ -197,7 +197,7 @@ def looking_back(patch, world):
     def all_at_once(schedule, confidence, draft_length):
         return schedule.lengths([survival_of(confidence, draft_length)])[0]
 
-    def of_draft(self, anchor, tokens, states):
+    def of_draft(self, anchor, tokens, states, sampling):
         drafted = tokens.tolist()
         return mx.array([confidence((), drafted[:k]) for k in range(len(drafted))])
 

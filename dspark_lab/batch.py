@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from dspark_lab.batch_schedule import EachAlone
-from dspark_lab.decode import cut, prefill
+from dspark_lab.decode import chances_of, cut, prefill
 from dspark_lab.drafters.side_by_side import by_length, side_by_side
 from dspark_lab.generate import add_text, encode_prompt, room, stop_strings, whole_number
 from dspark_lab.rounds import Round
@@ -253,17 +253,8 @@ class Batch:
 
     def details(self, p, draft, drafted, scheduled):
         """What a Round tells of p and q: field -> a list a row."""
-        n = max(scheduled)
-        q, tokens = draft.probs, draft.tokens[..., None]
-        draft_probs = mx.take_along_axis(q, tokens, -1)[..., 0]
-        target_probs = mx.take_along_axis(p[:, :n], tokens[:, :n], -1)[..., 0]
-        overlap = mx.sum(mx.minimum(p[:, :n], q[:, :n]), axis=-1)
-        mx.eval(draft_probs, target_probs, overlap)
-        return {
-            "draft_probs": firsts(draft_probs, map(len, drafted)),
-            "target_probs": firsts(target_probs, scheduled),
-            "overlap": firsts(overlap, scheduled),
-        }
+        lengths = {"draft_probs": [len(own) for own in drafted], "target_probs": scheduled, "overlap": scheduled}
+        return {name: firsts(part, lengths[name]) for name, part in chances_of(p, draft, max(scheduled)).items()}
 
 
 def firsts(array, lengths):

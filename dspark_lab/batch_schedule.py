@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from dspark_lab.schedule import scheduled_length
+
 WEIGHT, REST = 0.25, 16  # of the latest pass in the average gain; passes without a draft before the next try
 
 
@@ -26,12 +28,7 @@ class EachAlone:
 
     def lengths(self, survivals):
         """How many positions it admits for each request, asked left to right with ``survival[:k + 1]``."""
-        return [self.length(tuple(survival)) for survival in survivals]
-
-    def length(self, survival):
-        """For one request."""
-        last = len(survival) - 1
-        return next((k - 1 for k in range(1, last + 1) if not self.schedule.admit(k, survival[: k + 1])), last)
+        return [scheduled_length(self.schedule, survival) for survival in survivals]
 
 
 @dataclass

@@ -307,7 +307,10 @@ def notebooks(to: Annotated[Path, typer.Option(help="The folder for your copy.")
     """Open the course in JupyterLab, on a copy that is yours; what you changed in it is never overwritten."""
     course = find_course()
     if course is None:
-        fail("the course's notebooks are not part of this version yet; they come with a later one", 1)
+        fail(
+            "the notebooks are not beside this installation; clone the project, and install it with: pip install -e .",
+            1,
+        )
     for source in sorted(path for path in course.rglob("*") if path.is_file()):
         copy = to / source.relative_to(course)
         if not copy.exists():

@@ -47,7 +47,7 @@ def measure_costs(pair, mode=None, *, again=False):
 
     ``again``: measure them anew. The first time takes as long as about a hundred rounds.
     """
-    mode = pair.drafter(mode).mode
+    mode = pair.resolve(mode)
     return Costs.from_dict(remembered(pair, f"rounds/{mode}", partial(time_rounds, pair, mode), again))
 
 

@@ -7,7 +7,7 @@ import mlx.core as mx
 from dspark_lab.drafters.protocol import empty_draft
 from dspark_lab.rounds import Round
 from dspark_lab.sampling import accept
-from dspark_lab.schedule import scheduled_length
+from dspark_lab.schedule import scheduled_length, survival_of
 
 PREFILL_STEP = 512  # prompt tokens per pass: bounds the memory that a long prompt's attention needs
 
@@ -37,7 +37,7 @@ def decode(
             drafted_at = time.perf_counter()
 
             # Verify: one pass of the target over the anchor and the scheduled tokens.
-            n = scheduled_length(schedule, confidence, len(drafted))
+            n = scheduled_length(schedule, survival_of(confidence, len(drafted)))
             logits, hidden = target.forward([anchor, *drafted[:n]], cache, drafter.taps)
             p = sampling.probs(logits)  # (n + 1, vocab)
             mx.eval(p, *([] if hidden is None else [hidden]))
@@ -48,7 +48,7 @@ def decode(
             committed, reason = cut([*drafted[:accepted], own], remaining, stop_tokens)
             kept = len(committed)
             target.rollback(cache, n + 1 - kept)
-            chances = judged(p, draft, n)
+            chances = {name: values.tolist() for name, values in chances_of(p, draft, n).items()}
             follower.commit([anchor, *committed[:-1]], None if hidden is None else hidden[:, :kept], last=bool(reason))
             r = Round(
                 anchor=anchor,
@@ -133,15 +133,16 @@ def cut(tokens, remaining, stop_tokens):
     return tokens, "length" if len(tokens) == remaining else None
 
 
-def judged(p, draft, n):
-    """What a Round keeps of p and q: of every drafted token its q, of the ``n`` verified ones p and the overlap."""
-    if not draft.tokens.size:
-        return {"draft_probs": [], "target_probs": [], "overlap": []}
-    q, tokens = draft.probs, draft.tokens[:, None]
-    kept = {
-        "draft_probs": mx.take_along_axis(q, tokens, -1)[:, 0],
-        "target_probs": mx.take_along_axis(p[:n], tokens[:n], -1)[:, 0],
-        "overlap": mx.sum(mx.minimum(p[:n], q[:n]), axis=-1),
+def chances_of(p, draft, n):
+    """What a Round keeps of p (..., n + 1 or more, vocab) and of ``draft``, one or padded rows of them, as arrays.
+
+    Of every drafted token its q, (..., γ); of the ``n`` verified ones p and the overlap sum(min(p, q)), (..., n).
+    """
+    p, q, tokens = p[..., :n, :], draft.probs, draft.tokens[..., None]
+    chances = {
+        "draft_probs": mx.take_along_axis(q, tokens, -1)[..., 0],
+        "target_probs": mx.take_along_axis(p, tokens[..., :n, :], -1)[..., 0],
+        "overlap": mx.sum(mx.minimum(p, q[..., :n, :]), axis=-1),
     }
-    mx.eval(kept)  # all at once: every separate wait costs a round some time
-    return {name: values.tolist() for name, values in kept.items()}
+    mx.eval(chances)  # all at once: every separate wait costs a round some time
+    return chances

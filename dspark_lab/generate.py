@@ -50,15 +50,15 @@ class Result:
 
 def generate(pair, prompt, mode=None, *, chat=True, **options):
     """Continue ``prompt`` with ``pair`` and return a Result; arguments, options and errors are those of ``stream``."""
-    drafter = pair.drafter(mode)
+    mode = pair.resolve(mode)
     prompt = encode_prompt(pair, prompt, chat)
-    rounds = list(stream(pair, prompt, drafter.mode, **options))
+    rounds = list(stream(pair, prompt, mode, **options))
     return Result(
         text="".join(r.text for r in rounds),
         tokens=[token for r in rounds for token in r.committed],
         rounds=rounds,
         prompt_tokens=len(prompt),
-        mode=drafter.mode,
+        mode=mode,
         finish_reason=rounds[-1].finish_reason,
     )
 
@@ -99,7 +99,7 @@ def stream(
     """
     drafter = pair.drafter(mode)
     sampling = Sampling(temperature, top_p, top_k)
-    schedule = make_schedule(pair, drafter, max_draft, confidence_threshold)
+    schedule = make_schedule(pair, mode, max_draft, confidence_threshold)
     whole_number("max_tokens", max_tokens, 1)
     whole_number("seed", seed, 0, 2**64 - 1)
     stop = stop_strings(stop, pair.tokenizer)
@@ -195,8 +195,9 @@ def room(context_length, prompt_tokens, max_tokens):
     return min(max_tokens, context_length - prompt_tokens)
 
 
-def make_schedule(pair, drafter, max_draft, threshold):
+def make_schedule(pair, mode, max_draft, threshold):
     """The schedule that ``max_draft`` and ``confidence_threshold`` ask for. Raises ValueError if the drafter cannot."""
+    drafter = pair.drafter(mode)
     if not 0 <= threshold <= 1:
         raise ValueError(f"confidence_threshold is {threshold}; give a probability, from 0 (verify all) to 1")
     if threshold and not hasattr(drafter, "confidence_head"):
@@ -204,7 +205,7 @@ def make_schedule(pair, drafter, max_draft, threshold):
     if max_draft == "auto":
         if threshold:
             raise ValueError('max_draft "auto" reads the confidence itself; leave confidence_threshold 0')
-        return Auto(measure_costs(pair, drafter.mode)) if drafter.draft_length else WholeDraft()
+        return Auto(measure_costs(pair, mode)) if drafter.draft_length else WholeDraft()
     if max_draft is not None:
         note = f' (mode {drafter.mode}\'s whole block), or "auto"'
         whole_number("max_draft", max_draft, 0, drafter.draft_length, note)

@@ -49,12 +49,16 @@ class Pair:
 
         return next((kind.mode for kind in DRAFTERS if kind.mode in self.drafters), "lookup")
 
-    def drafter(self, mode=None):
-        """The drafter of ``mode``, or of the default mode. Raises ValueError that lists the modes for another."""
+    def resolve(self, mode=None):
+        """``mode``, or the default mode for None. Raises ValueError that lists the modes for one that is not here."""
         mode = self.default_mode if mode is None else mode
         if mode not in self.drafters:
             raise ValueError(f"mode {mode!r} is not in the pair {self.name}; it has {', '.join(self.modes)}")
-        return self.drafters[mode]
+        return mode
+
+    def drafter(self, mode=None):
+        """The drafter of ``mode``, or of the default mode; its kind's ``mode`` may differ from its name here."""
+        return self.drafters[self.resolve(mode)]
 
 
 def load_pair(target=None, drafter=None, mode=None, *, drafter_bits=None, unquantized=(), dtype=None, force=False):

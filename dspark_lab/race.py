@@ -85,7 +85,7 @@ def line_up(pair, prompt, mode=None, *, max_draft=None, **options):
     """The two lanes of a race, plain decoding and ``mode``, warm; ``options`` and errors are those of ``stream``."""
     ids = encode_prompt(pair, prompt)
     lanes = []
-    for name, own in (("baseline", options), (pair.drafter(mode).mode, {**options, "max_draft": max_draft})):
+    for name, own in (("baseline", options), (pair.resolve(mode), {**options, "max_draft": max_draft})):
         threads = warm_up(pair, ids[-WARM_UP_PROMPT:], name, {**own, "max_tokens": WARM_UP_TOKENS})
         lanes.append(Lane(name, ids, stream(pair, ids, name, **own), threads))  # "auto" asks what a round costs on them
     return lanes

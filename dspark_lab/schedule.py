@@ -175,13 +175,12 @@ def survival_of(confidence, draft_length):
     return tuple(accumulate(confidence or [1.0] * draft_length, mul, initial=1.0))
 
 
-def scheduled_length(schedule, confidence, draft_length):
-    """How many of ``draft_length`` positions ``schedule`` admits: it is asked left to right until it first declines.
+def scheduled_length(schedule, survival):
+    """How many drafted positions ``schedule`` admits: it is asked left to right until it first declines.
 
-    ``confidence``: c_1 .. c_γ as floats, or None where the drafter has no confidence head; every c_k is then 1.
+    ``survival``: survival[0] to survival[γ], as `survival_of` gives them.
     """
-    survival = survival_of(confidence, draft_length)
-    for k in range(1, draft_length + 1):
+    for k in range(1, len(survival)):
         if not schedule.admit(k, survival[: k + 1]):
             return k - 1
-    return draft_length
+    return len(survival) - 1

@@ -103,13 +103,13 @@ def rounds_after(
     ``schedule``: any Schedule; ``confidence(committed, drafted)`` gives c_k for the position after ``drafted``, None is
     no confidence head. The rest is for breaking: ``acceptance`` and ``residual`` are called with whole p and q (vocab,)
     as float32 MLX arrays; ``drawn``, of q's signature, is what drafts are really drawn from (None: q, as it must be);
-    ``scheduled_length`` sees the confidences of the whole draft at once, which a Schedule never does.
+    ``scheduled_length`` sees the survivals of the whole draft at once, which a Schedule never does.
     """
     judge = cache(lambda drafted: verdict(world, committed, drafted, acceptance, residual))
     limit = draft_length if schedule.max_draft is None else min(draft_length, schedule.max_draft)
     for draft, share in drafts(drawn or world.q, committed, limit):
         scores = [confidence(committed, draft[:k]) for k in range(limit)] if confidence else None
-        n = scheduled_length(schedule, scores, limit)
+        n = scheduled_length(schedule, schedules.survival_of(scores, limit))
         for k in range(n):  # rejected at position k + 1: the target's own token is the correction
             accepted, correction = judge(draft[:k])
             yield from endings(committed, draft, scores, n, k, share * (1 - accepted[draft[k]]), correction)

@@ -25,7 +25,7 @@ from dspark_lab import metrics
 from dspark_lab.batch import Batch, Request, decode_rows
 from dspark_lab.batch_schedule import REST, Columns, EachAlone
 from dspark_lab.rows import RowsKVCache
-from dspark_lab.schedule import scheduled_length
+from dspark_lab.schedule import scheduled_length, survival_of
 from dspark_lab.text import TextStream
 
 R = 16
@@ -157,7 +157,7 @@ def test_a_batch_schedule_decides_for_all(golden):
 @pytest.mark.parametrize("schedule", [lab.WholeDraft(), lab.Cap(2), lab.Threshold(0.4), lab.SurvivalThreshold(0.2)])
 def test_schedules_of_one_request_are_asked_for_each(golden, schedule):
     rounds = [r for one in batched(golden, "dspark", 1.0, R, schedule=schedule) for r in one.rounds.values()]
-    lengths = [scheduled_length(schedule, r.confidence, r.draft_length) for r in rounds]
+    lengths = [scheduled_length(schedule, survival_of(r.confidence, r.draft_length)) for r in rounds]
     assert [r.scheduled for r in rounds] == lengths and len(set(lengths)) > 1
 
 

@@ -331,4 +331,4 @@ def test_notebooks_keep_what_the_reader_wrote(command, tmp_path, monkeypatch):
 def test_notebooks_that_are_not_there_yet(command, monkeypatch):
     monkeypatch.setattr(cli, "find_course", lambda: None)
     result = command("notebooks")
-    assert result.exit_code == 1 and "not part of this version yet" in result.stderr
+    assert result.exit_code == 1 and "clone the project" in result.stderr

@@ -46,6 +46,14 @@ def test_stop_token_is_in_the_tokens_but_not_in_the_text():
     assert (result.prompt_tokens, result.mode, len(result.rounds)) == (1, "scripted", 1)
 
 
+def test_the_drafter_is_the_one_of_that_name_whatever_its_kind():
+    """Two drafters of one kind may stand in a pair under names of their own, as a benchmark's ablations do."""
+    pair = text_pair("x", "abcdefghij", draft_length=7)
+    pair.drafters["shorter"] = ScriptedDrafter([*b"xabcdefghij", *[END] * 40], 1, ())
+    assert [len(answer(pair, mode).rounds) for mode in ("scripted", "shorter")] == [2, 6]
+    assert answer(pair, "shorter").mode == "shorter" and pair.drafter("shorter").mode == "scripted"
+
+
 @pytest.mark.parametrize("draft_length", [0, 1, 3, 7])
 @pytest.mark.parametrize("stop", ["ef", "cdefgh", "e", "xyz", ["ij", "def"], "hij", "abc"])
 def test_stop_strings(draft_length, stop):

@@ -27,7 +27,7 @@ from dspark_lab.auto import Auto
 from dspark_lab.curves import Costs, Line
 from dspark_lab.decode import decode
 from dspark_lab.sampling import Sampling
-from dspark_lab.schedule import Cap, Retrospective, SurvivalThreshold, Threshold, WholeDraft, survival_of
+from dspark_lab.schedule import Cap, Retrospective, SurvivalThreshold, Threshold, WholeDraft
 from dspark_lab.toy import ToyWorld, one_round
 
 PROMPT = "It was the whale, and the"  # acceptance is well inside (0, 1) for all three modes
@@ -194,8 +194,8 @@ def looking_back(patch, world):
     def confidence(committed, drafted):
         return 0.8 if not drafted else float(drafted[-1] == favourite)
 
-    def all_at_once(schedule, confidence, draft_length):
-        return schedule.lengths([survival_of(confidence, draft_length)])[0]
+    def all_at_once(schedule, survival):
+        return schedule.lengths([survival])[0]
 
     def of_draft(self, anchor, tokens, states, sampling):
         drafted = tokens.tolist()

@@ -35,10 +35,11 @@ def test_a_staircase_traps_algorithm_1_but_not_the_delayed_variant():
     assert STAIRCASE.line is None
     assert stopped.lengths(drafts) == [0] and rate(stopped, drafts, [0]) == pytest.approx(0.104, abs=5e-4)
     assert searched.lengths(drafts) == [7] and rate(searched, drafts, [7]) == pytest.approx(0.151, abs=5e-4)
-    assert scheduled_length(stopped, [0.55] * 7, 7) == 0
+    assert scheduled_length(stopped, survival_of([0.55] * 7, 7)) == 0
     before = make_round([0.55] * 7, scheduled=7, accepted=0)
-    assert scheduled_length(searched.after(before), [0.1] * 7, 7) == 7  # whatever this round's own confidence says
-    assert scheduled_length(searched, [0.1] * 7, 7) == 7  # nothing is known yet
+    doubtful = survival_of([0.1] * 7, 7)  # this round's own confidence, at which a delayed schedule does not look
+    assert scheduled_length(searched.after(before), doubtful) == 7
+    assert scheduled_length(searched, doubtful) == 7  # nothing is known yet
     assert searched.after(make_round([], 0, 0)) == searched
 
 
@@ -46,8 +47,8 @@ def test_a_staircase_traps_algorithm_1_but_not_the_delayed_variant():
 @given(st.lists(st.floats(0, 1), max_size=8), tables)
 def test_one_request_is_asked_left_to_right_with_the_same_result(confidence, seconds):
     schedule = HardwareAware(seconds)
-    (length,) = schedule.lengths([survival_of(confidence, len(confidence))])
-    assert scheduled_length(schedule, confidence, len(confidence)) == length
+    survival = survival_of(confidence, len(confidence))
+    assert [scheduled_length(schedule, survival)] == schedule.lengths([survival])
 
 
 @settings(deadline=None)
@@ -95,7 +96,7 @@ def play(auto, alphas, rounds, rng, head=False):
     lengths, tokens, seconds = [], 0, 0.0
     for i in range(rounds):
         chances = [alphas(i)] * auto.max_draft
-        n = scheduled_length(auto, chances if head else None, len(chances))
+        n = scheduled_length(auto, survival_of(chances if head else None, len(chances)))
         accepted = next((k for k in range(n) if rng.random() >= chances[k]), n)
         lengths.append(len(chances))
         tokens, seconds = tokens + accepted + 1, seconds + auto.costs.besides[len(chances)] + auto.costs.passes[n]
@@ -149,5 +150,5 @@ def test_auto_cuts_by_what_was_known_before_the_block_was_drawn():
     assert bars[-1] == pytest.approx(last)
     ahead = [price * 0.5 * (m - 5) / sum(0.9**j for j in range(m - 5)) for m in (6, 7)]  # one more, or two
     assert bars[5] == pytest.approx(min(ahead))
-    assert scheduled_length(auto, [0.9, 0.9, last, 0.9, 0.9, 0.9, 0.9], 7) == 2
-    assert scheduled_length(auto, None, 7) == 7
+    assert scheduled_length(auto, survival_of([0.9, 0.9, last, 0.9, 0.9, 0.9, 0.9], 7)) == 2
+    assert scheduled_length(auto, survival_of(None, 7)) == 7

@@ -194,9 +194,9 @@ def knows_token_0_goes_on(committed, drafted):
     return 0.8 if not drafted else float(drafted[-1] == 0)
 
 
-def whole_sight(schedule, confidence, draft_length):
+def whole_sight(schedule, survival):
     """What a retrospective schedule needs in place of `scheduled_length`: all survivals of the draft at once."""
-    return schedule.lengths([schedules.survival_of(confidence, draft_length)])[0]
+    return schedule.lengths([survival])[0]
 
 
 WRONG = {"schedule": Retrospective(APPENDIX_A), "scheduled_length": whole_sight}

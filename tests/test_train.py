@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import dspark_lab as lab
+from dspark_lab.pair import WEIGHTS
 from dspark_lab.sampling import Sampling
 from dspark_lab.train import loop
 from dspark_lab.train.drafters import drafter_loss, teach
@@ -42,7 +43,11 @@ def test_a_finished_run_is_not_run_again(trained):
     assert {path: path.stat().st_mtime_ns for path in trained.rglob("*") if path.is_file()} == before
 
 
-def test_the_shipped_weights_fit_in_their_budget(trained):
+def test_the_shipped_weights_fit_in_their_budget():
+    assert sum(path.stat().st_size for path in WEIGHTS.rglob("*") if path.is_file()) <= 36_000_000
+
+
+def test_what_ships_has_no_copies_of_the_targets_embedding_and_head(trained):
     shipped = [path for path in trained.rglob("*.safetensors") if not {"work", "small"} & set(path.parts)]
     assert len(shipped) == 2 + len(SHIPPED)
     for name in SHIPPED:  # embedding and head are the target's

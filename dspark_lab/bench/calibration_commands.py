@@ -49,7 +49,7 @@ def calibration(
     from dspark_lab.calibrate import LISTS, fit_temperatures, save_temperatures
 
     pair = load(model, drafter, source)
-    mode = pair.drafter(mode).mode if mode is None else mode
+    mode = pair.resolve(mode)
     uncalibrated(pair.drafter(mode))
     asked = {domain: prompts_apart(pair, domain, source) for domain in split(domains)}
     pick_threads(pair, mode, {domain: parts[0] for domain, parts in asked.items()})
@@ -69,8 +69,8 @@ def calibration(
 def gather_rounds(pair, mode, asked, part, rounds, max_tokens):
     """(domain, temperature) -> a cell of rounds on the prompts of ``part``, "fit" or "judge", as far as cached."""
     from dspark_lab.bench.calibration import gather
-    from dspark_lab.bench.prompts import cache_folder
     from dspark_lab.calibrate import LISTS
+    from dspark_lab.folders import cache_folder
 
     record = start(
         cache_folder() / f"rounds-{pair.name}-{mode}-{part}.json", pair, rounds=rounds, max_tokens=max_tokens

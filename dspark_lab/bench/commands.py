@@ -128,7 +128,7 @@ def speed(
     from dspark_lab.bench.tables import speed_tables
 
     pair = load(model, drafter, source)
-    mode = pair.drafter(mode).mode if mode is None else mode
+    mode = pair.resolve(mode)
     caps, thresholds = [int(cap) for cap in split(max_draft)], [float(t) for t in split(thresholds)]
     temperatures, options = [float(t) for t in split(temperatures)], draft_options(pair.drafter(mode), caps, thresholds)
     count = prompts + trial_prompts
@@ -185,7 +185,7 @@ def profile(
     from dspark_lab.bench.tables import profile_table
 
     pair = load(model, drafter, source)
-    mode = pair.drafter(mode).mode if mode is None else mode
+    mode = pair.resolve(mode)
     options = {"temperature": temperature, "max_draft": max_draft, "max_tokens": max_tokens}
     asked = {domain: heldout_prompts(domain, prompts, source) for domain in split(domains)}
     pick_threads(pair, mode, asked)
@@ -217,7 +217,7 @@ def batch(
     from dspark_lab.bench.tables import batch_tables
 
     pair = load(model, drafter, source)
-    mode = pair.drafter(mode).mode if mode is None else mode
+    mode = pair.resolve(mode)
     lengths, options = [int(n) for n in split(max_draft)], {"temperature": temperature, "max_tokens": max_tokens}
     asked = {domain: heldout_prompts(domain, prompts, source) for domain in split(domains)}
     mixed = [prompt for each in zip(*asked.values()) for prompt in each]  # every batch has all domains in it

@@ -20,6 +20,7 @@ from dspark_lab.bench.common import (
     load,
     progress,
     split,
+    start,
 )
 
 Modes = Annotated[str | None, typer.Option(help="Separated by commas; all that the pair has if left out.")]
@@ -73,7 +74,6 @@ def auto(
 ):
     """Predicted against measured speed at every cap, and max_draft "auto" against the best cap and plain decoding."""
     from dspark_lab.bench.auto import contest, over_domains
-    from dspark_lab.bench.common import start
     from dspark_lab.bench.cost_tables import auto_tables
     from dspark_lab.bench.prompts import heldout_prompts
 

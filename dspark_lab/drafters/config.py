@@ -63,13 +63,7 @@ class DrafterConfig:
         architecture = (raw.get("architectures") or ["?"])[0]
         gemma, speculator = architecture.startswith("Gemma4"), raw.get("speculators_model_type") == "eagle3"
         taps = speculator_taps(raw) if speculator else raw.get("target_layer_ids")
-        needed = ["vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"]
-        needed += ["num_key_value_heads", "rms_norm_eps"]
-        needed += ["num_target_layers"] if architecture.startswith(("Gemma4", "Qwen3")) else []
-        needed += [] if speculator or "Eagle3" in architecture else ["block_size", "mask_token_id"]
-        missing = [name for name in needed if raw.get(name) is None] + ([] if taps else ["target_layer_ids"])
-        if missing:
-            raise ValueError(f"the drafter's config.json lacks {', '.join(missing)}; is it a drafter's?")
+        check_complete({**raw, "target_layer_ids": taps or None}, architecture, speculator)
         rope = raw.get("rope_parameters") or {}
         if gemma:
             rope = rope.get("full_attention", rope)
@@ -140,6 +134,16 @@ class DrafterConfig:
     def temperatures(self, greedy):
         """The divisors for the confidence logits, or (): the greedy list if there is one and drafts are ``greedy``."""
         return (greedy and self.confidence_temperatures_greedy) or self.confidence_temperatures
+
+
+def check_complete(raw, architecture, speculator):
+    """Raise ValueError that names what the config.json ``raw`` of a drafter of this kind lacks."""
+    needed = ["vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"]
+    needed += ["num_key_value_heads", "rms_norm_eps"]
+    needed += ["num_target_layers"] if architecture.startswith(("Gemma4", "Qwen3")) else []
+    needed += [] if speculator or "Eagle3" in architecture else ["block_size", "mask_token_id"]
+    if missing := [name for name in (*needed, "target_layer_ids") if raw.get(name) is None]:
+        raise ValueError(f"the drafter's config.json lacks {', '.join(missing)}; is it a drafter's?")
 
 
 def check_temperatures(name, temperatures, positions):

@@ -48,7 +48,7 @@ def make_app(
     """
     if pair.tokenizer is None:
         raise ValueError(f"the pair {pair.name} has no tokenizer, so it cannot be served; add one to its folder")
-    make_schedule(pair, pair.drafter(mode), max_draft, confidence_threshold)
+    make_schedule(pair, mode, max_draft, confidence_threshold)
     engine = Engine(queue, prefix_cache)
     app = FastAPI(title="dspark-lab", docs_url=None, redoc_url=None, lifespan=lifespan)
     app.state.engine, app.state.started = engine, int(time.time())

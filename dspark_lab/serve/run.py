@@ -24,7 +24,7 @@ def run(pair, mode=None, *, host="127.0.0.1", port=8000, api_key=None, **options
     local = host in (*LOOPBACK, "::1")
     app = make_app(pair, mode, api_key=api_key, hosts=LOOPBACK if local else None, **options)
     listening = listen(host, port)
-    mode = pair.drafter(mode).mode
+    mode = pair.resolve(mode)
     warm_up(pair, encode_prompt(pair, "A long time ago", chat=False), mode, {"max_tokens": WARM_UP_TOKENS})
     if not local and api_key is None:
         print(f"dspark-lab: {host} can be reached by others, and there is no --api-key", file=sys.stderr)

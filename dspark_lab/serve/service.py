@@ -22,7 +22,7 @@ class Service:
 
     def __init__(self, pair, mode, engine, decoding):
         self.pair, self.engine, self.decoding = pair, engine, decoding
-        self.models = {pair.name: pair.drafter(mode).mode} | {f"{pair.name}:{each}": each for each in pair.modes}
+        self.models = {pair.name: pair.resolve(mode)} | {f"{pair.name}:{each}": each for each in pair.modes}
         self.preparing, self.watchers = asyncio.Lock(), set()
 
     async def respond(self, request, body, kind):

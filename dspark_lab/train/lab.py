@@ -16,12 +16,10 @@ import numpy as np
 from mlx.utils import tree_flatten
 from mlx_lm.utils import dequantize_model, load_model
 
-from dspark_lab.drafters import DRAFTERS
-from dspark_lab.drafters.config import DrafterConfig
 from dspark_lab.pair import load_target
 from dspark_lab.target import Target
 from dspark_lab.train import corpus, losses, tokenizer
-from dspark_lab.train.drafters import drafter_loss, teach
+from dspark_lab.train.drafters import drafter_config, drafter_loss, new_drafter, teach
 from dspark_lab.train.folders import (
     QUANTIZATION,
     group_size,
@@ -284,39 +282,3 @@ def make_small(out, recipe):
 
 
 LOSSES = {"dflash": losses.DFLASH, "dflash16": losses.DFLASH16, "no_markov": losses.NO_MARKOV}
-
-
-def drafter_config(name, target_config, recipe, mask_id):
-    """The config.json of the drafter ``name`` in its published format: the target's, and what the drafter adds."""
-    config = {
-        **target_config,
-        "architectures": ["Qwen3DSparkModel"], "num_target_layers": recipe.layers, "num_hidden_layers": 2,
-        "intermediate_size": recipe.draft_intermediate_size, "tie_word_embeddings": False, "block_size": 7,
-        "mask_token_id": mask_id, "target_layer_ids": list(recipe.taps), "num_anchors": recipe.anchors,
-        "layer_types": ["full_attention"] * 2, "enable_confidence_head": False, "markov_rank": 0,
-    }  # fmt: skip
-    if name in ("dspark", "gated", "rnn"):
-        head = "vanilla" if name == "dspark" else name
-        config |= {"enable_confidence_head": True, "confidence_head_with_markov": True,
-                   "markov_rank": recipe.markov_rank, "markov_head_type": head}  # fmt: skip
-    elif name == "dflash16":
-        taps, mask = config.pop("target_layer_ids"), config.pop("mask_token_id")
-        config |= {"architectures": ["DFlashDraftModel"], "block_size": 16, "tie_word_embeddings": True,
-                   "dflash_config": {"target_layer_ids": taps, "mask_token_id": mask}}  # fmt: skip
-    elif name == "eagle3":
-        del config["block_size"], config["mask_token_id"]
-        config |= {"architectures": ["Qwen3Eagle3Model"], "num_hidden_layers": 1, "ttt_length": 7,
-                   "layer_types": ["full_attention"]}  # fmt: skip
-    return config
-
-
-def new_drafter(config, target, seed):
-    """A drafter of this config.json with fresh weights; embedding and head are the target's."""
-    config = DrafterConfig.from_json(config)
-    config.check(target)
-    mx.random.seed(seed)  # mlx.nn draws initial weights from MLX's global state
-    drafter = next(kind for kind in DRAFTERS if kind.reads(config))(config, target)
-    if "markov_head" in drafter:  # starts as no correction at all
-        drafter.markov_head.markov_w2.weight = mx.zeros_like(drafter.markov_head.markov_w2.weight)
-    mx.eval(drafter.parameters())
-    return drafter

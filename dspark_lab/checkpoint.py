@@ -116,7 +116,7 @@ def quantize_module(module, weights, quantization):
 def load_weights(module, weights, folder, dtype=None):
     """Put ``weights`` into ``module``, cast to ``dtype`` (None: float32 on a CPU, which its BLAS does, else as stored).
 
-    Raises ValueError that names tensors missing, extra, misshapen or NaN.
+    Raises ValueError that names tensors missing, extra, misshapen, NaN, or of fractions where integers belong.
     """
     expected = dict(tree_flatten(module.parameters()))
     problems = [
@@ -127,6 +127,11 @@ def load_weights(module, weights, folder, dtype=None):
         f"{name} has shape {weights[name].shape}, expected {expected[name].shape}"
         for name in expected.keys() & weights.keys()
         if weights[name].shape != expected[name].shape
+    ]
+    problems += [
+        f"{name} holds {weights[name].dtype}, expected integers"
+        for name in expected.keys() & weights.keys()
+        if mx.issubdtype(expected[name].dtype, mx.integer) and not mx.issubdtype(weights[name].dtype, mx.integer)
     ]
     if problems:
         raise ValueError(f"the weights in {folder} do not fit its config.json: {'; '.join(sorted(problems))}")

@@ -184,6 +184,14 @@ def write_speculator(folder, target, changes):
     return known if "d2t" in weights else list(range(tiny.VOCAB))
 
 
+def test_d2t_of_fractions_is_refused(target, tmp_path):
+    write_speculator(tmp_path, target, {})
+    weights = mx.load(str(tmp_path / "model.safetensors"))
+    tiny.write(tmp_path, tiny.SPECULATOR, {**weights, "d2t": weights["d2t"].astype(mx.float32)})
+    with pytest.raises(ValueError, match=r"d2t holds mlx\.core\.float32, expected integers"):
+        load_drafter(tmp_path, target)
+
+
 @pytest.mark.parametrize("kind", SPECULATORS)
 def test_eagle3_in_speculators_format(target, tmp_path, kind):
     """Three rounds; after each, some of mlx-vlm's own drafts are committed, and a token of the target's own."""

@@ -84,6 +84,8 @@ def randomize(module, seed):
     def draw(name, tensor):
         nonlocal key
         key, own = mx.random.split(key)
+        if mx.issubdtype(tensor.dtype, mx.integer):
+            return tensor
         if tensor.ndim == 1:
             return tensor + 0.1 * mx.random.normal(tensor.shape, key=own)
         gain = 0.4 if "embed" in name else 1.5  # tied to a head, large embeddings would repeat each token for ever

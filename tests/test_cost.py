@@ -139,10 +139,10 @@ def test_costs_are_remembered_and_measured_anew_on_request(golden, folder, monke
 def test_shipped_traces_load_beside_this_machines_own(folder):
     assert not folder.exists()
     shipped = load_traces()
-    published = [trace for trace in shipped.values() if trace.published]
-    assert [trace.settings["model"] for trace in published] == ["Gemma-4 12B"]
-    (line,) = (trace.verify for trace in published)
-    assert line(1 + 2) == pytest.approx(0.035 + 2 * 0.014)  # cap 2
+    line = shipped["published-m4-pro-gemma4-12b"]
+    assert line.published and line.verify(1 + 2) == pytest.approx(0.035 + 2 * 0.014)  # cap 2
+    stairs = shipped["study-h100-qwen3-4b-bfloat16"]
+    assert stairs.published and not stairs.verify.line and stairs.verify(2) > stairs.verify(8)
     folder.mkdir(parents=True)
     stamped = {"stamp": {}, "settings": {}, "cells": {"verify": curve([1.0, 2.0]).to_dict()}}
     (folder / "mine.json").write_text(json.dumps(stamped))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from gallery import FAST, SLOW, P, Q, figures
 from hand_rounds import decode, hand_round, hand_text, many_rounds
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 import dspark_lab as lab
 from dspark_lab import metrics, plots
@@ -54,6 +55,14 @@ def test_paper_is_opaque_and_pictures_are_small(drawn):
     for name, fig in drawn.items():
         assert fig.get_facecolor() == (1, 1, 1, 1), name
         assert len(fig.png()) < 60_000, name
+
+
+def test_legends_lie_inside_their_figures(drawn):
+    for name, fig in drawn.items():
+        FigureCanvasAgg(fig).draw()
+        for legend in fig.legends:
+            box = legend.get_window_extent()
+            assert all(fig.bbox.contains(x, y) for x, y in box.get_points()), (name, box.extents, fig.bbox.extents)
 
 
 def test_series_differ_by_more_than_colour():

@@ -42,7 +42,7 @@ def verify_cost(curves, fit=None, bounds=None, relative=False):
     if bounds:
         said.append(draw_bounds(ax, bounds, first))
     ax.set(xlabel="tokens in the pass", ylabel=f"time, {unit}", ylim=(0, None))
-    legend_below(fig, ax)
+    legend_below(fig, ax, columns=2)
     return described(fig, f"The time of one pass by its number of tokens, {unit}. {'; '.join(said)}.")
 
 

@@ -119,12 +119,24 @@ def test_cells_hold_the_rounds_numbers_and_texts():
     assert cells[4].p is None and cells[4].chance is None and cells[4].q == r.draft_probs[4]
 
 
+def test_a_round_of_which_nothing_was_verified_is_drawn_without_p():
+    alt = plots.alt_text(plots.round_parts(hand_round(0, 5, scheduled=0), decode))
+    assert alt.startswith("One round after the anchor 'of': ' course' (q 0.80) drafted, but not verified; ' no' (q 0.76)")
+    assert alt.endswith("The target's own token is '\n', the bonus.") and "(p" not in alt
+
+
 def test_cache_steps_follow_the_round():
     r = hand_round(2, length=5, scheduled=4)
     before, verified, after = plots.cache_steps(r, decode, ["a", "b"])
     assert [len(step.entries["target"]) for step in (before, verified, after)] == [2, 7, 5]
     assert [len(step.entries["drafter"]) for step in (before, verified, after)] == [2, 2, 5]
     assert len(after.removed["target"]) == 2 and after.new["drafter"] == r.accepted + 1
+
+
+def test_cache_steps_name_what_was_held_as_they_name_what_is_new():
+    before, verified, _ = plots.cache_steps(hand_round(2, length=5), decode, ["a", " b"])
+    assert before.entries["target"] == before.entries["drafter"] == ["a", "“ b”"]
+    assert verified.entries["target"][1:4] == ["“ b”", "of", "“ course”"]
 
 
 def test_accept_rule_refuses_what_is_no_law_and_says_the_overlap():

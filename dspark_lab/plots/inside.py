@@ -85,11 +85,12 @@ def cache_steps(r, decode, held):
     The target writes the anchor and every scheduled token and forgets those that were not accepted; the drafter is
     given the states of the committed ones alone and never has anything to forget.
     """
+    held = [shown(name) for name in held]
     seen = [shown(decode([token])) for token in (r.anchor, *r.drafted[: r.scheduled])]
     kept = len(r.committed)
     return [
-        CacheStep("before the round", {"target": [*held], "drafter": [*held]}, {}, {}),
-        CacheStep("after verification", {"target": [*held, *seen], "drafter": [*held]}, {"target": len(seen)}, {}),
+        CacheStep("before the round", {"target": held, "drafter": held}, {}, {}),
+        CacheStep("after verification", {"target": [*held, *seen], "drafter": held}, {"target": len(seen)}, {}),
         CacheStep(
             "after the rollback",
             {"target": [*held, *seen[:kept]], "drafter": [*held, *seen[:kept]]},

@@ -157,7 +157,8 @@ def round_parts(r, decode, before=()):
     fig, ax = picture(max(6.4, 0.95 * len(row)), 3.6)
     for i, (name, shift) in enumerate((("p", -0.2), ("q", 0.2))):
         points = [(cell.position + shift, getattr(cell, name)) for cell in drafted if getattr(cell, name) is not None]
-        ax.bar(*zip(*points), width=0.38, **bar_style({"p": "p, the target's", "q": "q, the drafter's"}[name], i))
+        if points:
+            ax.bar(*zip(*points), width=0.38, **bar_style({"p": "p, the target's", "q": "q, the drafter's"}[name], i))
     for name, i, values in (("min(1, p/q)", 2, "chance"), ("confidence", 3, "confidence")):
         points = [(cell.position, getattr(cell, values)) for cell in drafted if getattr(cell, values) is not None]
         if points:

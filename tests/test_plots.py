@@ -12,8 +12,8 @@ from hand_rounds import decode, hand_round, hand_text, many_rounds
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 import dspark_lab as lab
-from dspark_lab import metrics, plots
-from dspark_lab.plots import acceptance, confidence, rounds, style
+from dspark_lab import calibrate, metrics, plots
+from dspark_lab.plots import acceptance, rounds, style
 
 NOT_FIGURES = {"CacheStep", "Picture", "alt_text", "cache_steps"}
 
@@ -63,6 +63,83 @@ def test_legends_lie_inside_their_figures(drawn):
         for legend in fig.legends:
             box = legend.get_window_extent()
             assert all(fig.bbox.contains(x, y) for x, y in box.get_points()), (name, box.extents, fig.bbox.extents)
+
+
+def test_no_two_series_of_a_figure_look_alike():
+    for labels in (["math", "dflash", "DSpark", "x"], ["a", "b", "c", "lookup"], ["plain", "baseline", "eagle3"]):
+        assert len({one["color"] for one in style.styles(labels)}) == len(labels), labels
+    seven = [*"abcdef", "dspark"]
+    assert style.styles(seven)[-1] == style.STYLES[0] and len({one["marker"] for one in style.styles(seven)}) == 7
+    with pytest.raises(ValueError, match="8 series, and 7 can be told apart"):
+        plots.curves({label: {1: 1} for label in "abcdefgh"}, "x", "y")
+
+
+def test_a_mode_looks_the_same_in_every_figure():
+    for labels in (["dspark", "dflash"], ["dflash", "other", "dspark"], ["other", "DFlash"]):
+        looks = dict(zip(map(str.lower, labels), style.styles(labels)))
+        assert looks["dflash"] == style.STYLES[style.MODES["dflash"]], labels
+
+
+def test_bounds_look_like_no_curve():
+    costs = {f"machine {i}": {1: 0.01, 8: 0.02} for i in range(4)}
+    fig = plots.verify_cost(costs, bounds={name: {1: 0.001, 8: 0.002} for name in ("bytes", "FLOPs")})
+    assert len({line.get_color() for line in fig.axes[0].get_lines() if len(line.get_xdata()) == 2}) == 6
+
+
+SWAPPED = {  # each is given an interval whose bounds are swapped
+    "with_interval": lambda: plots.verify_cost({"a": {1: (0.01, 0.02, 0.005)}}),
+    "curves": lambda: plots.curves({"a": [(1, 0.5, 0.6, 0.4)]}, "x", "y"),
+    "laws": lambda: plots.laws({"p": [0.5, 0.5]}, "ab", {"p": [(0.4, 0.6), (0.6, 0.4)]}),
+    "bars": lambda: plots.bars({"dspark": {"math": (6.1, 6.3, 5.8)}}, "τ"),
+    "speed_by_length": lambda: plots.speed_by_length({"dspark": {2: 340}}, {"dspark": {2: (335, 350, 320)}}),
+}
+
+
+@pytest.mark.parametrize("name", SWAPPED)
+def test_swapped_bounds_of_an_interval_are_refused(name):
+    with pytest.raises(ValueError, match=r"lies outside its interval, .* low first"):
+        SWAPPED[name]()
+
+
+def test_reach_is_the_distance_to_both_bounds():
+    assert style.reach([1, 0.5], [0.75, 0.5 + 1e-9], [1, 0.75]).tolist() == [[0.25, 0], [0, 0.25]]
+
+
+def test_verify_cost_says_its_curves_fit_and_what_the_bounds_leave(drawn):
+    assert plots.alt_text(drawn["verify_cost"]) == (
+        "The time of one pass by its number of tokens, ms. a pass: 3.60 at 1, 6.00 at 5 and 7.80 at 8; its products "
+        "alone: 9.58 at 1, 14.87 at 4 and 14.64 at 8; the fit is 3.00 ms and 0.600 ms a token; the bounds leave "
+        "unexplained 44% at 1 and 69% at 8 tokens of the first curve."
+    )
+    relative = plots.verify_cost({"H100": {1: 0.01, 2: 0.015, 8: 0.02}}, relative=True)
+    assert plots.alt_text(relative) == (
+        "The time of one pass by its number of tokens, times a pass of one token. "
+        "H100: 1.00 at 1, 1.50 at 2 and 2.00 at 8."
+    )
+
+
+def test_throughput_says_totals_and_each_users_own(drawn):
+    assert plots.alt_text(drawn["throughput"]) == (
+        "Throughput against speed per user; the numbers are requests at once. dspark: 300 in all and 300 each at 1, "
+        "700 in all and 175 each at 4 and 1,200 in all and 75 each at 16; plain: 250 in all and 250 each at 1, 720 in "
+        "all and 180 each at 4 and 1,500 in all and 94 each at 16."
+    )
+
+
+def test_seconds_by_part_says_milliseconds_a_round():
+    groups = {"dspark": [hand_round(2), hand_round(3, seconds=0.03)], "plain": [hand_round(0, 0, seconds=0.006)]}
+    assert plots.alt_text(plots.seconds_by_part(groups)) == (
+        "A round's time by part. dspark: draft 6.00 ms, verify 12.00 ms and other 2.00 ms; "
+        "plain: draft 0.00 ms, verify 3.60 ms and other 0.60 ms."
+    )
+
+
+def test_pair_laws_says_the_likeliest_pairs_first():
+    laws = {"target": [[0.1, 0.6], [0.0, 0.3]], "drafter": [[0.25, 0.25], [0.2, 0.3]]}
+    assert plots.alt_text(plots.pair_laws(laws, ["of", "no"])) == (
+        "Laws of two tokens in a row. target: “of no” 0.60, “no no” 0.30 and “of of” 0.10; "
+        "drafter: “no no” 0.30, “of of” 0.25, “of no” 0.25 and “no of” 0.20."
+    )
 
 
 def test_series_differ_by_more_than_colour():
@@ -121,8 +198,8 @@ def test_cells_hold_the_rounds_numbers_and_texts():
 
 def test_a_round_of_which_nothing_was_verified_is_drawn_without_p():
     alt = plots.alt_text(plots.round_parts(hand_round(0, 5, scheduled=0), decode))
-    assert alt.startswith("One round after the anchor 'of': ' course' (q 0.80) drafted, but not verified; ' no' (q 0.76)")
-    assert alt.endswith("The target's own token is '\n', the bonus.") and "(p" not in alt
+    assert alt.startswith("One round after the anchor 'of': ' course' (q 0.80) drafted, but not verified; ' no' (q 0.7")
+    assert alt.endswith(r"The target's own token is '\n', the bonus.") and "(p" not in alt
 
 
 def test_cache_steps_follow_the_round():
@@ -147,20 +224,29 @@ def test_accept_rule_refuses_what_is_no_law_and_says_the_overlap():
         plots.accept_rule([0.5, 0.5], [1.0])
 
 
-def test_calibration_error_is_its_definition():
-    found = confidence.binned([0.1, 0.15, 0.9, 1.0], [0, 1, 1, 1], 10)
-    assert found == [(0.125, 0.5, 2), (0.95, 1.0, 2)]
-    assert confidence.calibration_error(found) == pytest.approx((0.375 + 0.05) / 2)
+def test_reliability_draws_the_bins_and_says_the_error_of_calibrate():
+    score, outcome = [0.1, 0.15, 0.9, 1.0], [0, 1, 1, 1]
+    fig = plots.reliability({"position 1": (score, outcome)})
+    line = fig.axes[0].get_lines()[1]
+    assert line.get_xydata() == pytest.approx(np.array([[0.125, 0.5], [0.95, 1.0]]))
+    assert "position 1: ECE 21.2%." in plots.alt_text(fig)  # (0.375 + 0.05) / 2
+    assert calibrate.expected_calibration_error(np.array(score), np.array(outcome)) == pytest.approx(0.2125)
 
 
-def test_roc_area_is_the_rank_statistic():
-    from scipy.stats import mannwhitneyu
-
+def test_the_area_under_a_drawn_roc_curve_is_the_auc_that_is_told():
     rng = np.random.default_rng(0)
-    scores, happened = rng.integers(0, 9, 300), rng.random(300) < 0.4
-    x, y = confidence.roc(scores.astype(float), happened)
-    u = mannwhitneyu(scores[happened], scores[~happened]).statistic
-    assert np.trapezoid(y, x) == pytest.approx(u / (happened.sum() * (~happened).sum()))
+    scores, happened = rng.integers(0, 9, 300).astype(float), (rng.random(300) < 0.4).astype(float)
+    fig = plots.separation({"a score": (scores, happened)})
+    area = np.trapezoid(*reversed(fig.axes[0].get_lines()[0].get_data()))
+    assert area == pytest.approx(calibrate.auc(scores, happened))
+    assert plots.alt_text(fig).endswith(f"Areas: a score {area:.3f}.")
+
+
+def test_scores_that_cannot_be_judged_are_refused():
+    with pytest.raises(ValueError, match=r"\(2,\) scores of \(1,\) outcomes"):
+        plots.reliability({"position 1": ([0.1, 0.2], [1])})
+    with pytest.raises(ValueError, match="all outcomes are alike"):
+        plots.separation({"a score": ([0.1, 0.2], [1, 1])})
 
 
 @pytest.mark.parametrize("call", [lambda: plots.by_position({}), lambda: plots.by_position({"a": []}),
@@ -191,9 +277,9 @@ def test_the_package_imports_without_drawing():
 def test_a_text_of_the_lab_pair_draws_whole():
     pair = lab.load_pair()
     result = lab.generate(pair, "Tom has 3 pens. Tom buys 4 more. How many pens does Tom have now?", max_tokens=40)
-    told = rounds.rows(result.rounds, pair.tokenizer.decode)
+    table = rounds.table_of(result.rounds, pair.tokenizer.decode)
     kept = [
-        cell["text"] for row in told for cell in row if cell["fate"] in ("accepted", "correction", "bonus", "plain")
+        cell.text for row in table.values() for cell in row if cell.fate in ("accepted", "correction", "bonus", "plain")
     ]
     assert "".join(kept).startswith(result.text.strip()) or result.text.strip() in "".join(kept)
     for fig in (plots.ribbon(result.rounds, pair.tokenizer.decode), plots.by_position(result.rounds)):
@@ -203,4 +289,23 @@ def test_a_text_of_the_lab_pair_draws_whole():
 def test_a_ribbon_of_a_text_counts_its_tokens():
     text = hand_text([3, 0, 7, 2])
     alt = plots.alt_text(plots.ribbon(text, decode))
-    assert f"gave {sum(r.accepted_length for r in text)} tokens: 12 drafted and accepted, 3 drafted and rejected" in alt
+    assert alt.startswith("4 rounds of one text, a row each, which gave 16 tokens: 12 drafted and accepted, 3 drafted")
+
+
+def test_a_ribbon_without_plain_rounds_keeps_the_others_numbers():
+    text = [*hand_text([0, 0], length=0), *hand_text([3, 0]), *hand_text([0], length=0), *hand_text([7])]
+    fig = plots.ribbon(text, decode, plain=False)
+    assert [label.get_text() for label in fig.axes[0].get_yticklabels()] == ["3", "4", "6"]
+    assert plots.alt_text(fig).startswith(
+        "3 rounds of one text with a draft (3, 4 and 6), a row each, which gave 13 tokens"
+    )
+    first = plots.ribbon(text, decode, limit=1, plain=False)
+    assert plots.alt_text(first).startswith("1 round of one text with a draft (3), which gave 4 tokens: 3 drafted and")
+    with pytest.raises(ValueError, match="no rounds with a draft"):
+        plots.ribbon(text[:2], decode, plain=False)
+
+
+def test_a_round_alone_gets_no_number():
+    fig = plots.ribbon([hand_round(0)], decode)
+    assert not fig.axes[0].get_yticks().size
+    assert plots.alt_text(fig).startswith("1 round of one text, which gave 1 token: 1 drafted and rejected")

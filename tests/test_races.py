@@ -4,8 +4,11 @@ import json
 
 import pytest
 
+from hand_rounds import hand_text
+
 import dspark_lab as lab
 from dspark_lab import examples, race, widgets
+from dspark_lab.bench import races
 from dspark_lab.bench.races import record_races
 
 
@@ -36,3 +39,26 @@ def test_races_are_recorded_as_they_were_run(tmp_path, monkeypatch, pair):
     assert trace["same"] == "the same, one for one" and trace["stamp"].endswith(", the median of 1 runs")
     assert len(trace["lanes"][0]["rounds"]) == 6 and trace["lanes"][0]["rounds"][0]["verify_seconds"] > 0
     assert widgets.Race(traces=[trace]).source.value.startswith("recorded: math, dspark, ")
+
+
+def test_of_several_runs_the_one_of_median_speedup_is_kept(tmp_path, monkeypatch, pair):
+    def run(pair, prompt, mode):
+        lanes = [
+            race.Recording(name, [], hand_text([1, 2, 0], seconds=s)) for name, s in zip(modes, (0.01, next(slow)))
+        ]
+        for lane in lanes:
+            lane.rounds = lane.stream
+        return lanes
+
+    modes, slow = ("baseline", "dspark"), iter([0.02, 0.004, 0.03, 0.01, 0.005])
+    monkeypatch.setattr(examples, "RACE_PROMPTS", {"math": "2 + 2 ="})
+    monkeypatch.setattr(races, "run", run)
+    record_races(pair, tmp_path, repeats=5)
+    rounds = json.loads((tmp_path / "math.json").read_text())["lanes"][1]["rounds"]
+    assert rounds[0]["verify_seconds"] == pytest.approx(0.6 * 0.01)  # of .004, .005, .01, .02 and .03
+
+
+def test_recorded_floats_have_five_significant_digits():
+    told = {"seconds": [0.0123456789, 1234567.8, 1e-9], "n": 1234567, "text": "0.123456789", "none": None, "yes": True}
+    assert races.rounded(told) == {**told, "seconds": [0.012346, 1234600.0, 1e-9]}
+    assert isinstance(races.rounded(told)["n"], int)

@@ -29,8 +29,15 @@ def test_the_ribbon_keeps_its_state_in_traits_and_has_a_static_figure():
     assert [len(row) for row in ribbon.rows] == [8, 8, 8] and ribbon.guesses == []
     assert json.loads(json.dumps(ribbon.get_state(["rows", "guesses", "opened"])))["rows"][1][0]["fate"] == "rejected"
     assert plots.alt_text(ribbon.figure()).startswith("3 rounds")
-    with pytest.raises(ValueError, match="no rounds"):
+    with pytest.raises(ValueError, match="no rounds with a draft"):
         widgets.Ribbon(hand_text([0], length=0), decode)
+
+
+def test_the_ribbon_keeps_the_rounds_own_numbers():
+    text = [*hand_text([0, 0], length=0), *hand_text([3]), *hand_text([0], length=0), *hand_text([7])]
+    ribbon = widgets.Ribbon(text, decode)
+    assert ribbon.numbers == [3, 5] and len(ribbon.rows) == 2
+    assert "with a draft (3 and 5)" in plots.alt_text(ribbon.figure())
 
 
 def test_draws_of_the_accept_rule_follow_p():
@@ -42,6 +49,18 @@ def test_draws_of_the_accept_rule_follow_p():
     for share, p in zip(rule.counts, P):
         assert share / drawn == pytest.approx(p, abs=0.04)
     assert set(rule.drawn) == {"drafted", "token", "chance", "accepted"}
+
+
+def test_the_accept_rule_tallies_each_draw():
+    rule, accepted, counts = widgets.AcceptRule(P, Q, WORDS), 0, [0, 0, 0, 0]
+    for _ in range(60):
+        rule.draw()
+        accepted += rule.drawn["accepted"]
+        counts[rule.drawn["token"]] += 1
+        drafted, token = rule.drawn["drafted"], rule.drawn["token"]
+        assert rule.drawn["chance"] == pytest.approx(min(1, P[drafted] / Q[drafted]))
+        assert token == drafted if rule.drawn["accepted"] else P[token] > Q[token]  # or else from the residual
+    assert 0 < accepted < 60 and rule.tally == [accepted, 60] and rule.counts == counts
 
 
 def test_the_accept_rule_refuses_bars_that_do_not_match():
@@ -87,7 +106,7 @@ def test_a_recorded_race_says_so_and_judges_the_guess():
     assert "Still to race before your guess is judged: prose" in show.drawing.status
     show.source.value = show.source.options[1]
     asyncio.run(show.run())
-    assert "Right: you said prose; prose lost." in show.drawing.status
+    assert "Right: you said prose; prose lost." in show.drawing.status and "  " not in show.drawing.status
     assert show.results["prose"] < 1 < show.results["math"]
     assert "A race" in plots.alt_text(show.figure())
     assert show.drawing.lanes[1]["passes"] == 19 and show.drawing.lanes[1]["finished"]
@@ -108,20 +127,57 @@ def test_a_race_stops_when_told():
     assert show.drawing.status.startswith("Stopped") and not show.lanes[0].finished and not show.start.disabled
 
 
-def test_a_race_of_the_lab_pair_runs_live():
-    pair = lab.load_pair()
-    prompt = "Tom has 3 pens. Tom buys 4 more. How many pens does Tom have now?"
-    show = widgets.Race(pair, {"math": prompt}, max_tokens=24)
-    assert show.source.value == LIVE
+PROMPT = "Tom has 3 pens. Tom buys 4 more. How many pens does Tom have now?"
+
+
+@pytest.fixture(scope="module")
+def pair():
+    """The lab pair."""
+    return lab.load_pair()
+
+
+def test_a_race_of_the_lab_pair_runs_live(pair):
+    show = widgets.Race(pair, {"math": PROMPT}, max_tokens=24)
+    assert show.source.value == LIVE and show.mode.value == "dspark"
     show.guess.value, show.draft.value = "math", 4
     asyncio.run(show.run())
     assert show.drawing.label.startswith("Live, on this machine")
-    assert show.drawing.status.startswith("Tokens: the same, one for one.")
+    assert show.drawing.status.startswith("Tokens: the same, one for one. dspark was ")
     assert show.drawing.lanes[0]["passes"] > show.drawing.lanes[1]["passes"]
+    assert max(r.draft_length for r in show.lanes[1].rounds) == 4
 
 
-def test_what_cannot_run_is_said_in_the_status():
-    show = widgets.Race(lab.load_pair(), {"math": "2 + 2"}, max_tokens=8)
+def test_a_mode_brings_its_own_longest_draft(pair):
+    show = widgets.Race(pair, {"math": PROMPT}, max_tokens=24)
+    show.guess.value, show.mode.value = "math", "dflash16"
+    assert show.draft.max == 15
+    show.draft.value = 12
+    asyncio.run(show.run())
+    assert show.lanes[1].mode == "dflash16" and max(r.draft_length for r in show.lanes[1].rounds) == 12
+    show.mode.value = "dspark"
+    assert show.draft.max == show.draft.value == 7
+
+
+def test_the_temperature_of_a_race_is_its_lanes(pair):
+    show = widgets.Race(pair, {"math": PROMPT}, max_tokens=16, seed=3)
+    show.guess.value, show.temperature.value = "math", 1.2
+    asyncio.run(show.run())
+    for lane in show.lanes:
+        told = lab.generate(pair, PROMPT, lane.mode, temperature=1.2, max_tokens=16, seed=3)
+        assert lane.tokens == told.tokens, lane.mode
+    assert show.drawing.status.startswith("Tokens: the same law. Above temperature 0 it is the same law, not the same")
+    greedy = lab.generate(pair, PROMPT, "baseline", max_tokens=16).tokens
+    assert show.lanes[0].tokens != greedy
+
+
+def test_the_domain_brings_its_prompt(pair):
+    show = widgets.Race(pair, {"math": PROMPT, "prose": "Call me"})
+    show.domain.value = "prose"
+    assert show.prompt.value == "Call me"
+
+
+def test_what_cannot_run_is_said_in_the_status(pair):
+    show = widgets.Race(pair, {"math": "2 + 2"}, max_tokens=8)
     show.guess.value, show.prompt.value = "math", ""
     asyncio.run(show.run())
     assert show.drawing.status.startswith("This cannot run: the prompt is empty")

@@ -6,6 +6,7 @@ from dspark_lab import metrics
 from dspark_lab.plots.style import (
     BLACK,
     INK,
+    STYLES,
     as_groups,
     bar_style,
     described,
@@ -13,6 +14,7 @@ from dspark_lab.plots.style import (
     listed,
     picture,
     some,
+    styled,
     with_interval,
 )
 
@@ -36,7 +38,7 @@ def accepted_lengths(groups, columns=3):
     size = (max(5.0, 3.2 * columns), 2.9 * rows + 0.3)
     fig, axes = picture(*size, rows, columns, sharey=True)
     axes = np.atleast_1d(axes).ravel()
-    said = [draw_lengths(ax, i, label, *data) for i, (ax, (label, data)) in enumerate(zip(axes, groups.items()))]
+    said = [draw_lengths(ax, label, *data) for ax, (label, data) in zip(axes, groups.items())]
     for ax in axes[len(groups) :]:
         ax.set_visible(False)
     axes[0].set_ylabel("share of rounds")
@@ -53,12 +55,12 @@ def whole_rounds(rounds):
     return np.array(kept), length, len(rounds) - len(kept)
 
 
-def draw_lengths(ax, i, label, lengths, draft_length, left_out):
+def draw_lengths(ax, label, lengths, draft_length, left_out):
     """One panel of `accepted_lengths`, and a sentence on it."""
     possible = np.arange(1, draft_length + 2)
     shares = np.array([np.mean(lengths == n) for n in possible])
     law = constant_rate_law(lengths.mean(), draft_length)
-    ax.bar(possible, shares, **{**bar_style(label, i), "label": "measured"})
+    ax.bar(possible, shares, **bar_style("measured", STYLES[0]))
     ax.plot(possible, law, color=BLACK, marker="_", markersize=12, markeredgewidth=2, linestyle=":", label="same rate")
     mean = lengths.mean()
     ax.set(title=f"{label}: mean {mean:.2f}, {len(lengths)} rounds", xlabel="accepted length τ", xticks=possible)
@@ -155,8 +157,8 @@ def rate_figure(curves, title, ylabel):
     """``curves``, label -> points, over the positions of a draft."""
     fig, ax = picture()
     said = []
-    for i, (label, curve) in enumerate(some(curves, "verified positions").items()):
-        with_interval(ax, curve, label, i)
+    for style, label, curve in styled(some(curves, "verified positions")):
+        with_interval(ax, curve, label, style)
         said.append(f"{label}: {listed([estimate for _, estimate, *_ in curve])}")
     longest = max(len(curve) for curve in curves.values())
     ax.set(xlabel="position k in the draft", ylabel=ylabel, ylim=(-0.03, 1.03), xticks=range(1, longest + 1))

@@ -11,7 +11,9 @@ from dspark_lab.plots.style import (
     listed,
     number,
     picture,
+    reach,
     some,
+    styled,
     with_interval,
 )
 
@@ -24,12 +26,12 @@ def bars(table, ylabel, title="", reference=None):
     groups = list(dict.fromkeys(group for row in some(table, "values").values() for group in row))
     fig, ax = picture(max(5.0, 1.5 * len(groups) + 2.2), 3.6)
     width, said = 0.8 / len(table), []
-    for i, (series, row) in enumerate(table.items()):
+    for i, (style, series, row) in enumerate(styled(table)):
         cells = {group: estimate_of(row[group]) for group in groups if group in row}
         at = [groups.index(group) + (i - (len(table) - 1) / 2) * width for group in cells]
         estimates, lows, highs = np.array(list(cells.values())).T
-        reach = np.abs([estimates - lows, highs - estimates])
-        ax.bar(at, estimates, width * 0.94, yerr=reach if reach.any() else None, capsize=3, **bar_style(series, i))
+        error = reach(estimates, lows, highs)
+        ax.bar(at, estimates, width * 0.94, yerr=error if error.any() else None, capsize=3, **bar_style(series, style))
         for x, y, top in zip(at, estimates, highs):
             ax.annotate(number(y), (x, top), (0, 2), textcoords="offset points", ha="center", fontsize=7)
         said.append(f"{series}: {listed([f'{number(y)} on {group}' for group, y in zip(cells, estimates)])}")
@@ -55,13 +57,13 @@ def curves(series, xlabel, ylabel, title="", log=False):
     """
     fig, ax = picture()
     said = []
-    for i, (label, given) in enumerate(some(series, "points").items()):
+    for style, label, given in styled(some(series, "points")):
         line = [(*point, None, None)[:4] for point in sorted(given.items() if isinstance(given, dict) else given)]
         if len(line) > 40:
-            style = {**line_style(label, i), "markevery": max(1, len(line) // 10)}
-            ax.plot(*zip(*[point[:2] for point in line]), **style)
+            looks = {**line_style(label, style), "markevery": max(1, len(line) // 10)}
+            ax.plot(*zip(*[point[:2] for point in line]), **looks)
         else:
-            with_interval(ax, line, label, i)
+            with_interval(ax, line, label, style)
         (first, start, *_), (last, end, *_) = line[0], line[-1]
         said.append(f"{label}: {number(start, 3)} at {first:g}, {number(end, 3)} at {last:g}")
     if log:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from dspark_lab.metrics import wilson
+from dspark_lab import calibrate
 from dspark_lab.plots.style import (
     GREY,
     as_groups,
@@ -13,6 +13,7 @@ from dspark_lab.plots.style import (
     number,
     picture,
     some,
+    styled,
     with_interval,
 )
 
@@ -31,10 +32,10 @@ def reliability(panels, bins=10, columns=4):
     for ax, (title, given) in zip(axes, panels.items()):
         ax.plot([0, 1], [0, 1], color=GREY, linewidth=1)
         errors = []
-        for i, (label, pair) in enumerate((given if isinstance(given, dict) else {"": given}).items()):
-            found = binned(*pair, bins)
-            draw_reliability(ax, i, label, found)
-            errors.append(f"{label + ' ' if label else ''}{calibration_error(found):.1%}")
+        for style, label, pair in styled(given if isinstance(given, dict) else {"": given}):
+            draw_reliability(ax, style, label, calibrate.reliability(*judged(*pair), bins))
+            error = calibrate.expected_calibration_error(*judged(*pair), bins)
+            errors.append(f"{label + ' ' if label else ''}{error:.1%}")
         ax.set_title(f"{title}\nECE {listed(errors)}", fontsize=8)
         said.append(f"{title}: ECE {listed(errors)}")
     for ax in axes[len(panels) :]:
@@ -48,32 +49,20 @@ def reliability(panels, bins=10, columns=4):
     return described(fig, f"Reliability diagrams, on the diagonal if calibrated. {'; '.join(said)}.")
 
 
-def binned(predicted, happened, bins):
-    """(mean prediction, share that happened, count) for each of ``bins`` equal bins that is not empty."""
-    predicted, happened = np.asarray(predicted, float), np.asarray(happened, float)
-    if predicted.shape != happened.shape or predicted.ndim != 1 or not len(predicted):
-        raise ValueError(f"there are {predicted.shape} predictions of {happened.shape} outcomes; give two equal lists")
-    place = np.minimum((predicted * bins).astype(int), bins - 1)
-    filled = [place == i for i in range(bins) if (place == i).any()]
-    return [(predicted[these].mean(), happened[these].mean(), int(these.sum())) for these in filled]
+def judged(scores, happened):
+    """``scores`` and what ``happened`` as arrays of floats, as `calibrate` takes them. Raises ValueError if unequal."""
+    scores, happened = np.asarray(scores, float), np.asarray(happened, float)
+    if scores.shape != happened.shape or scores.ndim != 1 or not len(scores):
+        raise ValueError(f"there are {scores.shape} scores of {happened.shape} outcomes; give two equal lists")
+    return scores, happened
 
 
-def calibration_error(found):
-    """The expected calibration error: the mean of |prediction - share| over bins, weighted by their counts."""
-    predicted, share, count = np.array(found).T
-    return float(np.abs(predicted - share) @ count / count.sum())
-
-
-def draw_reliability(ax, i, label, found):
-    """One series of a reliability diagram."""
-    style, total = line_style(label, i), sum(count for *_, count in found)
-    with_interval(ax, [(x, y, *wilson(y, count)) for x, y, count in found], label, i)
-    ax.scatter(
-        *zip(*[(x, y) for x, y, _ in found]),
-        s=[20 + 300 * n / total for *_, n in found],
-        alpha=0.3,
-        color=style["color"],
-    )
+def draw_reliability(ax, style, label, found):
+    """One series of a reliability diagram: the Bins ``found``."""
+    total = sum(one.trials for one in found)
+    with_interval(ax, [(one.score, one.outcome, one.low, one.high) for one in found], label, style)
+    x, y, size = zip(*[(one.score, one.outcome, 20 + 300 * one.trials / total) for one in found])
+    ax.scatter(x, y, size, alpha=0.3, color=style["color"])
     ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
 
 
@@ -84,10 +73,13 @@ def separation(groups):
     """
     fig, ax = picture(4.6, 4.2)
     said = []
-    for i, (label, (scores, happened)) in enumerate(some(groups, "scores").items()):
-        x, y = roc(np.asarray(scores, float), np.asarray(happened, bool))
-        area = float(np.trapezoid(y, x))
-        ax.plot(x, y, **{**line_style(f"{label}: {area:.2f}", i), "markevery": max(1, len(x) // 6)})
+    for style, label, pair in styled(some(groups, "scores")):
+        scores, happened = judged(*pair)
+        area = calibrate.auc(scores, happened)
+        if np.isnan(area):
+            raise ValueError("all outcomes are alike, so nothing can be told apart; give accepted and rejected ones")
+        x, y = roc(scores, happened)
+        ax.plot(x, y, **{**line_style(f"{label}: {area:.2f}", style), "markevery": max(1, len(x) // 6)})
         said.append(f"{label} {area:.3f}")
     ax.plot([0, 1], [0, 1], color=GREY, linewidth=1)
     ax.set(xlabel="share of the rejected above the threshold", ylabel="share of the accepted above it", aspect="equal")
@@ -99,9 +91,7 @@ def roc(scores, happened):
     """The ROC curve of ``scores``: false and true positive rates from 0 to 1 as the threshold falls, ties together."""
     order = np.argsort(-scores, kind="stable")
     last = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
-    hits, misses = np.cumsum(happened[order])[last], np.cumsum(~happened[order])[last]
-    if not hits[-1] or not misses[-1]:
-        raise ValueError("all outcomes are alike, so nothing can be told apart; give accepted and rejected ones")
+    hits, misses = np.cumsum(happened[order])[last], np.cumsum(1 - happened[order])[last]
     return np.append(0, misses / misses[-1]), np.append(0, hits / hits[-1])
 
 
@@ -121,9 +111,9 @@ def threshold_sweep(sweeps):
     fig, axes = picture(6.4, 6.2, 3, 1, sharex=True)
     said = []
     for ax, (name, measure) in zip(axes[:, 0], measures):
-        for i, (label, sweep) in enumerate(as_groups(sweeps).items()):
+        for style, label, sweep in styled(as_groups(sweeps)):
             line = [(threshold, measure(rounds)) for threshold, rounds in sorted(sweep.items())]
-            ax.plot(*zip(*line), **line_style(label, i))
+            ax.plot(*zip(*line), **line_style(label, style))
             said.append(
                 f"{label}, {' '.join(name.split())}: {listed([f'{number(y)} at {x:g}' for x, y in ends(line)])}"
             )
@@ -146,14 +136,14 @@ def order(before, after, labels=("as the head says", "after temperature scaling"
     if before.keys() != after.keys() or len(before) < 2:
         raise ValueError("before and after name different tokens, or fewer than two; give the same ones in both")
     fig, ax = picture(5.4, 3.8)
-    for i, name in enumerate(before):
-        ax.plot([0, 1], [before[name], after[name]], **line_style(name, i))
+    for style, name, at in styled(before):
+        ax.plot([0, 1], [at, after[name]], **line_style(name, style))
         ax.annotate(
             f"{name} {after[name]:.2f}", (1, after[name]), (8, 0), textcoords="offset points", va="center", fontsize=8
         )
         ax.annotate(
-            f"{before[name]:.2f}",
-            (0, before[name]),
+            f"{at:.2f}",
+            (0, at),
             (-8, 0),
             textcoords="offset points",
             va="center",

@@ -9,14 +9,16 @@ from dspark_lab.plots.style import (
     INK,
     ORANGE,
     RED,
-    STYLES,
     described,
     legend_below,
     line_style,
     listed,
     number,
     picture,
+    reach,
     some,
+    styled,
+    styles,
     with_interval,
 )
 
@@ -31,8 +33,9 @@ def verify_cost(curves, fit=None, bounds=None, relative=False):
     """
     fig, ax = picture()
     lines = {label: curve_points(curve, relative) for label, curve in some(curves, "tokens and seconds").items()}
-    for i, (label, line) in enumerate(lines.items()):
-        with_interval(ax, line, label, i)
+    looks = styles([*lines, *(bounds or {})])
+    for style, (label, line) in zip(looks, lines.items()):
+        with_interval(ax, line, label, style)
     first, unit = next(iter(lines.values())), "times a pass of one token" if relative else "ms"
     said = [f"{label}: {listed([f'{number(y)} at {n:g}' for n, y, *_ in ends(line)])}" for label, line in lines.items()]
     if fit:
@@ -40,7 +43,7 @@ def verify_cost(curves, fit=None, bounds=None, relative=False):
         ax.plot(x, 1000 * (fit[0] + fit[1] * x), color=GREY, linewidth=1.5, linestyle="--", label="straight fit")
         said.append(f"the fit is {1000 * fit[0]:.2f} ms and {1000 * fit[1]:.3f} ms a token")
     if bounds:
-        said.append(draw_bounds(ax, bounds, first))
+        said.append(draw_bounds(ax, bounds, first, looks[len(lines) :]))
     ax.set(xlabel="tokens in the pass", ylabel=f"time, {unit}", ylim=(0, None))
     legend_below(fig, ax, columns=2)
     return described(fig, f"The time of one pass by its number of tokens, {unit}. {'; '.join(said)}.")
@@ -61,16 +64,11 @@ def ends(line):
     return [line[i] for i in sorted({0, len(line) // 2, len(line) - 1})]
 
 
-def draw_bounds(ax, bounds, measured):
+def draw_bounds(ax, bounds, measured, looks):
     """Lower bounds on a pass, with what they leave of ``measured`` shaded; a sentence on that share."""
     lines = {name: dict(point[:2] for point in curve_points(curve)) for name, curve in bounds.items()}
-    for i, (name, line) in enumerate(lines.items()):
-        ax.plot(
-            *zip(*sorted(line.items())),
-            color=STYLES[4 - i]["color"],
-            linestyle=(":", "-.")[i % 2],
-            label=f"bound: {name}",
-        )
+    for style, (name, line) in zip(looks, lines.items()):
+        ax.plot(*zip(*sorted(line.items())), **{**line_style(f"bound: {name}", style), "marker": ""})
     known = [
         (n, y, max(line[n] for line in lines.values()))
         for n, y, *_ in measured
@@ -92,15 +90,15 @@ def speed_by_length(predicted, measured=None, plain=None, ceiling=None):
     """
     fig, ax = picture()
     said = []
-    for i, (label, given) in enumerate(some(predicted, "lengths").items()):
+    for style, label, given in styled(some(predicted, "lengths")):
         line = sorted(given.items())
-        ax.plot(*zip(*line), **line_style(label, i))
+        ax.plot(*zip(*line), **line_style(label, style))
         best = max(line, key=lambda point: point[1])
-        ax.plot(*best, marker="*", markersize=17, color=line_style(label, i)["color"], markeredgecolor=INK)
+        ax.plot(*best, marker="*", markersize=17, color=style["color"], markeredgecolor=INK)
         said.append(f"{label}: best at {best[0]:g} with {number(best[1])} tokens a second")
         for length, value in (measured or {}).get(label, {}).items():
             value, low, high = value if isinstance(value, tuple | list) else (value, value, value)
-            ax.errorbar(length, value, [[value - low], [high - value]], color=INK, marker="x", capsize=3)
+            ax.errorbar([length], [value], reach([value], [low], [high]), color=INK, marker="x", capsize=3)
         if pairs := [(given[n], first_of(v)) for n, v in (measured or {}).get(label, {}).items() if n in given]:
             error = np.median([abs(a / b - 1) for a, b in pairs])
             said.append(f"measured (crosses) differs by {error:.1%} in the median")
@@ -128,8 +126,8 @@ def scheduling(throughputs, stops=None):
     """
     fig, ax = picture()
     said = []
-    for i, (label, values) in enumerate(some(throughputs, "throughputs").items()):
-        ax.plot(range(len(values)), values, **line_style(label, i))
+    for style, label, values in styled(some(throughputs, "throughputs")):
+        ax.plot(range(len(values)), values, **line_style(label, style))
         best = int(np.argmax(values))
         said.append(f"{label}: best at {best} admitted with {number(values[best], 3)}")
         for j, (rule, n) in enumerate((stops or {}).get(label, {}).items()):
@@ -160,11 +158,10 @@ def agreement(points, unit="tokens a second"):
     fig, ax = picture(4.8, 4.4)
     said, everything = [], np.array([point for group in some(points, "pairs").values() for point in group], float)
     ax.plot([0, everything.max() * 1.05], [0, everything.max() * 1.05], color=GREY, linewidth=1)
-    for i, (label, group) in enumerate(points.items()):
+    for style, label, group in styled(points):
         predicted, measured = np.array(group, float).T
-        ax.plot(
-            predicted, measured, **{**line_style(label, i), "linestyle": "", "markersize": 8, "markeredgecolor": INK}
-        )
+        looks = {**line_style(label, style), "linestyle": "", "markersize": 8, "markeredgecolor": INK}
+        ax.plot(predicted, measured, **looks)
         off = predicted / measured - 1
         worst = int(np.abs(off).argmax())
         said.append(
@@ -182,9 +179,9 @@ def throughput(curves):
     """
     fig, ax = picture()
     said = []
-    for i, (label, given) in enumerate(some(curves, "batch sizes").items()):
+    for style, label, given in styled(some(curves, "batch sizes")):
         line = [(total / requests, total, requests) for requests, total in sorted(given.items())]
-        ax.plot(*zip(*[point[:2] for point in line]), **line_style(label, i))
+        ax.plot(*zip(*[point[:2] for point in line]), **line_style(label, style))
         for x, y, requests in line:
             ax.annotate(requests, (x, y), (6, 5), textcoords="offset points", fontsize=7)
         said.append(
@@ -202,9 +199,9 @@ def budget(curves):
     """
     fig, ax = picture()
     said = []
-    for i, (label, given) in enumerate(some(curves, "batch sizes").items()):
+    for style, label, given in styled(some(curves, "batch sizes")):
         line = sorted(given.items())
-        ax.plot(*zip(*line), **line_style(label, i))
+        ax.plot(*zip(*line), **line_style(label, style))
         said.append(f"{label}: {listed([f'{number(y)} at {n:g}' for n, y in ends(line)])}")
     ax.set_xscale("log", base=2)
     numbers = sorted({n for given in curves.values() for n in given})

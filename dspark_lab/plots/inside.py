@@ -17,6 +17,7 @@ from dspark_lab.plots.style import (
     listed,
     picture,
     shown,
+    styled,
 )
 
 
@@ -154,8 +155,8 @@ def markov_bias(base, bias, words, previous, most=12):
     total = base + bias
     top = list(dict.fromkeys([*np.argsort(-total)[: most - 3], *np.argsort(-base)[:3]]))
     fig, axes = picture(max(6.4, 0.62 * len(top) + 1.6), 4.6, 3, 1, sharex=True)
-    for i, (ax, (name, row)) in enumerate(zip(axes[:, 0], (("base", base), ("bias", bias), ("sum", total)))):
-        ax.bar(range(len(top)), row[top], **bar_style(name, i))
+    for ax, (style, name, row) in zip(axes[:, 0], styled({"base": base, "bias": bias, "sum": total})):
+        ax.bar(range(len(top)), row[top], **bar_style(name, style))
         ax.axhline(0, color=INK, linewidth=0.8)
         ax.set_ylabel(name, rotation=0, ha="right", va="center")
     axes[2, 0].set_xticks(range(len(top)), [shown(words(int(i))) for i in top], rotation=35, ha="right", fontsize=8)

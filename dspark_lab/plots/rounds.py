@@ -1,6 +1,7 @@
 """Rounds drawn token by token, and races drawn against the clock."""
 
 from dataclasses import asdict, dataclass
+from itertools import islice
 from textwrap import shorten
 
 from dspark_lab import metrics
@@ -11,8 +12,10 @@ from dspark_lab.plots.style import (
     INK,
     PURPLE,
     RED,
+    STYLES,
     as_groups,
     bar_style,
+    counted,
     described,
     legend_below,
     line_style,
@@ -20,6 +23,7 @@ from dspark_lab.plots.style import (
     number,
     picture,
     shown,
+    styled,
 )
 from dspark_lab.terminal import piece
 
@@ -32,6 +36,9 @@ FATES = {  # glyph, colour, and what it means
     "bonus": ("+", BLUE, "the target's own, after a full acceptance"),
     "plain": ("", INK, "the target's own, nothing was drafted"),
 }
+# What `round_parts` draws of a Cell, each by the name in the legend; and those that are bars, by how far aside.
+PARTS = {"p, the target's": "p", "q, the drafter's": "q", "min(1, p/q)": "chance", "confidence": "confidence"}
+ASIDE = {"p": -0.2, "q": 0.2}
 
 
 @dataclass(frozen=True)
@@ -92,39 +99,52 @@ def fate_of(r, k, kept):
     return "rejected" if k == kept and r.ending == "correction" else "behind"
 
 
-def rows(rounds, decode):
-    """All ``rounds`` of one text as lists of Cells, each as a plain dict with its chance, ready for JSON."""
-    told, before = [], []
-    for r in rounds:
-        told.append([{**asdict(cell), "chance": cell.chance} for cell in cells(r, decode, before)])
+def table_of(rounds, decode, plain=True):
+    """The ``rounds`` of one text as rows of Cells, by the number of the round in its text, from 1.
+
+    ``plain``: whether rounds without a draft are among them. Raises ValueError if there are none.
+    """
+    table, before = {}, []
+    for i, r in enumerate(rounds, 1):
+        if plain or r.drafted:
+            table[i] = cells(r, decode, before)
         before += [r.anchor, *r.committed[:-1]]
-    return told
+    if not table:
+        raise ValueError(f"there are no rounds{'' if plain else ' with a draft'} to draw; give those of a text")
+    return table
 
 
-def ribbon(rounds, decode, limit=16):
+def jsonable(cell):
+    """A Cell as a plain dict with its chance, ready for JSON."""
+    return {**asdict(cell), "chance": cell.chance}
+
+
+def ribbon(rounds, decode, limit=16, plain=True):
     """Rounds of one text, a row each: every drafted token with its fate, then the target's own.
 
-    ``decode``: from a list of token ids to text (a tokenizer's). ``limit``: at most so many rounds, the first ones.
+    ``decode``: from a list of token ids to text (a tokenizer's). ``limit``: at most so many rows, the first ones.
+    ``plain``: whether rounds without a draft have a row, too. Rows bear the numbers of their rounds in the text.
     """
-    metrics.some(rounds)
-    table, before = [], []
-    for r in rounds[:limit]:
-        table.append(cells(r, decode, before))
-        before += [r.anchor, *r.committed[:-1]]
-    columns = max(map(len, table))
+    table = dict(islice(table_of(rounds, decode, plain).items(), limit))
+    columns = max(map(len, table.values()))
     fig, ax = picture(max(6.4, 0.95 * columns + 0.6), 0.34 * len(table) + 1.0)
-    for y, row in enumerate(table):
+    for y, row in enumerate(table.values()):
         draw_row(ax, y, row)
     ax.set(xlim=(-0.55, columns - 0.45), ylim=(len(table) - 0.4, -0.6), yticks=range(len(table)))
-    ax.set(yticklabels=range(1, len(table) + 1), xticks=[], ylabel="round")
+    ax.set(yticklabels=list(table), xticks=[], ylabel="round")
+    if list(table) == [1]:  # a round alone, whose number in its text is not known
+        ax.set(yticks=[], ylabel="")
     bare(ax)
-    fates = [cell.fate for row in table for cell in row]
+    fates = [cell.fate for row in table.values() for cell in row]
     present = [fate for fate in FATES if fate in fates]
     text = "    ".join(f"{FATES[fate][0]} {fate} {fates.count(fate)}".strip() for fate in present)
     ax.set_title(text, fontsize=9, loc="left", color=INK)
-    counted = listed([f"{fates.count(fate)} {FATES[fate][2]}" for fate in present])
-    tokens = sum(r.accepted_length for r in rounds[:limit])
-    return described(fig, f"{len(table)} rounds of one text, a row each, which gave {tokens} tokens: {counted}.")
+    fared = listed([f"{fates.count(fate)} {FATES[fate][2]}" for fate in present])
+    tokens = sum(rounds[i - 1].accepted_length for i in table)
+    which = "" if plain else f" with a draft ({listed(list(map(str, table)))})"
+    each = ", a row each" if len(table) > 1 else ""
+    made = f"{counted(len(table), 'round')} of one text{which}{each}, which gave {counted(tokens, 'token')}"
+    return described(fig, f"{made}: {fared}.")
 
 
 def draw_row(ax, y, row):
@@ -155,14 +175,12 @@ def round_parts(r, decode, before=()):
     if not drafted:
         raise ValueError("nothing was drafted in this round; take one of a drafter")
     fig, ax = picture(max(6.4, 0.95 * len(row)), 3.6)
-    for i, (name, shift) in enumerate((("p", -0.2), ("q", 0.2))):
-        points = [(cell.position + shift, getattr(cell, name)) for cell in drafted if getattr(cell, name) is not None]
-        if points:
-            ax.bar(*zip(*points), width=0.38, **bar_style({"p": "p, the target's", "q": "q, the drafter's"}[name], i))
-    for name, i, values in (("min(1, p/q)", 2, "chance"), ("confidence", 3, "confidence")):
-        points = [(cell.position, getattr(cell, values)) for cell in drafted if getattr(cell, values) is not None]
-        if points:
-            ax.plot(*zip(*points), **{**line_style(name, i), "linestyle": "", "markeredgecolor": INK})
+    for style, name, value in styled(PARTS):
+        points = [(cell.position, getattr(cell, value)) for cell in drafted if getattr(cell, value) is not None]
+        if points and value in ASIDE:
+            ax.bar(*zip(*[(k + ASIDE[value], y) for k, y in points]), width=0.38, **bar_style(name, style))
+        elif points:
+            ax.plot(*zip(*points), **{**line_style(name, style), "linestyle": "", "markeredgecolor": INK})
     names = [f"{shown(cell.text)}\n{FATES[cell.fate][0]} {cell.fate}" for cell in row]
     ax.set(xticks=range(1, len(row) + 1), ylim=(0, 1.05), ylabel="probability")
     ax.set_xticklabels(names, fontsize=8)
@@ -183,13 +201,12 @@ def race(lanes):
     """Tokens against seconds for lanes that each had a clock of its own: a step a pass. ``lanes``: label -> Rounds."""
     fig, ax = picture()
     said = []
-    for i, (label, rounds) in enumerate(as_groups(lanes, "lane").items()):
+    for style, label, rounds in styled(as_groups(lanes, "lane")):
         seconds, tokens = [0.0], [0]
         for r in rounds:
             seconds.append(seconds[-1] + r.seconds)
             tokens.append(tokens[-1] + r.accepted_length)
-        style = {**line_style(label, i), "markevery": [-1]}
-        ax.plot(seconds, tokens, drawstyle="steps-post", **style)
+        ax.plot(seconds, tokens, drawstyle="steps-post", **{**line_style(label, style), "markevery": [-1]})
         speed = number(metrics.tokens_per_second(rounds), 0)
         said.append(f"{label}: {tokens[-1]} tokens in {len(rounds)} passes and {seconds[-1]:.2f} s, {speed} a second")
     ax.set(xlabel="seconds on the lane's own clock", ylabel="tokens")
@@ -202,9 +219,9 @@ def seconds_by_part(groups):
     groups = as_groups(groups)
     fig, ax = picture(6.4, 0.5 * len(groups) + 1.5)
     left, said = [0.0] * len(groups), {label: [] for label in groups}
-    for i, part in enumerate(("draft", "verify", "other")):
+    for style, part in zip(STYLES, ("draft", "verify", "other")):
         widths = [1000 * metrics.seconds_by_part(rounds)[part] / len(rounds) for rounds in groups.values()]
-        ax.barh(range(len(groups)), widths, left=left, height=0.6, **bar_style(part, i))
+        ax.barh(range(len(groups)), widths, left=left, height=0.6, **bar_style(part, style))
         for label, width in zip(groups, widths):
             said[label].append(f"{part} {width:.2f} ms")
         left = [a + b for a, b in zip(left, widths)]

@@ -14,8 +14,10 @@ from dspark_lab.plots.style import (
     listed,
     number,
     picture,
+    reach,
     shown,
     some,
+    styled,
 )
 
 
@@ -87,11 +89,11 @@ def laws(series, words=None, intervals=None):
     first = next(iter(series.values()))
     words, width = words_for(first, words), 0.8 / len(series)
     fig, ax = picture(max(6.4, 0.7 * len(first) + 1.5), 3.4)
-    for i, (label, law) in enumerate(series.items()):
+    for i, (style, label, law) in enumerate(styled(series)):
         x = np.arange(len(law)) + (i - (len(series) - 1) / 2) * width
-        ax.bar(x, law, width * 0.94, **bar_style(label, i))
-        for position, value, (low, high) in zip(x, law, (intervals or {}).get(label, ())):
-            ax.errorbar(position, value, [[max(0, value - low)], [max(0, high - value)]], color=BLACK, capsize=3)
+        ax.bar(x, law, width * 0.94, **bar_style(label, style))
+        if (bounds := (intervals or {}).get(label)) is not None:
+            ax.errorbar(x, law, reach(law, *zip(*bounds)), fmt="none", color=BLACK, capsize=3)
     ax.set(ylabel="probability")
     ax.set_xticks(range(len(words)), words)
     legend_below(fig, ax)

@@ -4,6 +4,7 @@ import io
 from base64 import b64encode
 from html import escape
 
+import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -29,6 +30,7 @@ STYLES = [  # a series' colour, marker, line and hatch: any one of them tells it
 ]
 MODES = {"dspark": 0, "dflash": 1, "eagle3": 2, "lookup": 3, "baseline": 4, "plain": 4, "dflash16": 5}
 DOTS_PER_INCH = 110
+ROUNDING = 1e-6  # by so much of itself an estimate may lie outside its interval
 COLOURS = 64  # in a stored picture's palette: it is a third as large, and looks the same
 
 
@@ -93,34 +95,62 @@ def legend_below(fig, ax, columns=4):
     fig.legend(handles, labels, loc="outside lower center", ncols=min(columns, len(labels)), frameon=False, fontsize=9)
 
 
-def style_of(label, i):
-    """The style of the series ``label``, the ``i``-th: a drafter's mode has the same one in every figure."""
-    return STYLES[MODES.get(str(label).lower(), i) % len(STYLES)]
+def styles(labels):
+    """One of STYLES for each of a figure's series, no two alike: a list.
+
+    A drafter's mode has the same one in every figure; the other series share out what is left, in order. Raises
+    ValueError where there are more series than styles.
+    """
+    if len(labels) > len(STYLES):
+        raise ValueError(
+            f"there are {len(labels)} series, and {len(STYLES)} can be told apart in one figure; draw fewer in each"
+        )
+    chosen = {}
+    for place, label in enumerate(labels):
+        if (own := MODES.get(str(label).lower())) is not None and own not in chosen.values():
+            chosen[place] = own
+    free = [i for i in range(len(STYLES)) if i not in chosen.values()]
+    return [STYLES[chosen[place] if place in chosen else free.pop(0)] for place in range(len(labels))]
 
 
-def line_style(label, i):
-    """`style_of` as the arguments of a line with markers."""
-    style = dict(style_of(label, i))
-    del style["hatch"]
-    return {**style, "linewidth": 2, "markersize": 6, "markeredgecolor": PAPER, "label": str(label)}
+def styled(series):
+    """(style, label, data) for each of ``series``, a dict from label to data; see `styles`."""
+    return [(style, *pair) for style, pair in zip(styles(series), series.items())]
 
 
-def bar_style(label, i):
-    """`style_of` as the arguments of a bar, hatched in the paper's colour."""
-    style = style_of(label, i)
+def line_style(label, style):
+    """A ``style`` as the arguments of a line with markers."""
+    looks = {key: value for key, value in style.items() if key != "hatch"}
+    return {**looks, "linewidth": 2, "markersize": 6, "markeredgecolor": PAPER, "label": str(label)}
+
+
+def bar_style(label, style):
+    """A ``style`` as the arguments of a bar, hatched in the paper's colour."""
     return {"color": style["color"], "hatch": style["hatch"], "edgecolor": PAPER, "linewidth": 0.8, "label": str(label)}
 
 
-def with_interval(ax, points, label, i):
+def with_interval(ax, points, label, style):
     """Draw a line through ``points``, each (x, estimate, low, high), with their intervals; low None is no interval."""
-    style = line_style(label, i)
     x, y, *_ = zip(*points)
-    ax.plot(x, y, **style)
+    ax.plot(x, y, **line_style(label, style))
     known = [point for point in points if point[2] is not None]
     if known:
         x, y, low, high = zip(*known)
-        reach = [[max(0, a - b) for a, b in zip(y, low)], [max(0, b - a) for a, b in zip(y, high)]]
-        ax.errorbar(x, y, yerr=reach, fmt="none", ecolor=style["color"], elinewidth=1.3, capsize=3)
+        ax.errorbar(x, y, yerr=reach(y, low, high), fmt="none", ecolor=style["color"], elinewidth=1.3, capsize=3)
+
+
+def reach(estimates, lows, highs):
+    """How far intervals reach below and above their estimates, (2, n), as matplotlib's error bars want it.
+
+    Raises ValueError where an estimate lies outside its interval: the bounds were swapped, or given in another order.
+    """
+    below, above = np.subtract(estimates, lows), np.subtract(highs, estimates)
+    for estimate, low, high, short in zip(estimates, lows, highs, np.minimum(below, above)):
+        if short < -ROUNDING * max(1, abs(estimate)):
+            raise ValueError(
+                f"{estimate:g} lies outside its interval, {low:g} to {high:g}; give (estimate, low, high), low first"
+            )
+    return np.maximum([below, above], 0)
 
 
 def shown(token_text):
@@ -132,6 +162,11 @@ def shown(token_text):
 def number(value, digits=2):
     """``value`` in a sentence: ``digits`` decimals, or significant digits where it is large."""
     return f"{value:.{digits}f}" if abs(value) < 100 else f"{value:,.0f}"
+
+
+def counted(n, noun):
+    """``n`` of a thing in a sentence: "1 round", "8 rounds"."""
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 def listed(values, digits=2):

@@ -116,7 +116,7 @@ class Race(ipywidgets.VBox):
         self.drawing.label = f"Live, on this machine. {RULES}"
         if await self.follow(lanes, self.pair.tokenizer.decode, pace=0):
             same, explanation = race.compare(self.pair, lanes, temperature)
-            self.finish(lanes, self.domain.value, f"Tokens: {same}. {explanation}")
+            self.finish(lanes, self.domain.value, same, explanation)
 
     async def run_recorded(self):
         """Play a trace at the pace at which it was recorded."""
@@ -124,7 +124,7 @@ class Race(ipywidgets.VBox):
         lanes, decode = race.replay(trace)
         self.drawing.label = f"A recording, not a live run: {trace['stamp']}. {RULES}"
         if await self.follow(lanes, decode, pace=1):
-            self.finish(lanes, trace["domain"], f"Tokens: {trace['same']}. {trace['explanation']}")
+            self.finish(lanes, trace["domain"], trace["same"], trace["explanation"])
 
     async def follow(self, lanes, decode, pace):
         """Run ``lanes`` to their end, drawing now and then; whether they got there, or were stopped."""
@@ -146,11 +146,11 @@ class Race(ipywidgets.VBox):
                 return False
         return True
 
-    def finish(self, lanes, domain, same):
-        """Say how the race came out, and what became of the guess."""
+    def finish(self, lanes, domain, same, explanation):
+        """Say how the race came out, with what `race.compare` said of it, and what became of the guess."""
         plain, other = (metrics.tokens_per_second(lane.rounds) for lane in lanes)
         self.results = {**self.results, domain: other / plain}
-        said = f"{same} {name_of(lanes[1])} was {other / plain:.2f} times as fast as plain decoding on {domain}. "
+        won = f"{name_of(lanes[1])} was {other / plain:.2f} times as fast as plain decoding on {domain}."
         rest = [d for d in self.guess.options[1:] if d not in self.results]
         slowest = min(self.results, key=self.results.get)
         fared = "lost" if self.results[slowest] < 1 else "won least, and none lost"
@@ -159,7 +159,8 @@ class Race(ipywidgets.VBox):
         )
         told = ", ".join(f"{d} {ratio:.2f}" for d, ratio in self.results.items())
         todo = f"Still to race before your guess is judged: {', '.join(rest)}."
-        self.drawing.status = f"{said}So far: {told}. {todo if rest else judged}"
+        sentences = (f"Tokens: {same}.", explanation, won, f"So far: {told}.", todo if rest else judged)
+        self.drawing.status = " ".join(filter(None, sentences))
 
     def figure(self):
         """The lanes of the last race as a static figure. Raises ValueError before the first."""

@@ -54,11 +54,11 @@ function render({ model, el }) {
     return `${chosen === truth ? "Right" : "Not so"}: ${said}, ${was}.`;
   }
   function ask() {
-    const done = guesses(), all = model.get("rows"), asked = done.filter((g) => g >= 0);
+    const done = guesses(), all = model.get("rows"), numbers = model.get("numbers"), asked = done.filter((g) => g >= 0);
     const right = done.filter((g, i) => g >= 0 && g === reject(all[i])).length;
-    const last = done.length ? `Round ${done.length}: ${verdict(all[done.length - 1], done.at(-1))} ` : "";
+    const last = done.length ? `Round ${numbers[done.length - 1]}: ${verdict(all[done.length - 1], done.at(-1))} ` : "";
     const score = asked.length ? `${right} of ${asked.length} guessed right. ` : "";
-    const next = `Round ${done.length + 1}: choose the token that will be rejected, or “all accepted”.`;
+    const next = `Round ${numbers[done.length]}: choose the token that will be rejected, or “all accepted”.`;
     question.textContent = last + score + (done.length < all.length ? next : "All rounds are shown.");
   }
   function draw() {
@@ -66,7 +66,7 @@ function render({ model, el }) {
     const done = guesses().length, all = model.get("rows");
     rows.replaceChildren(...all.slice(0, done + 1).map((row, i) => {
       const seen = i < done, cells = seen ? row : row.filter((cell) => cell.position !== null);
-      const name = element("span", { class: "number" }, String(i + 1));
+      const name = element("span", { class: "number" }, String(model.get("numbers")[i]));
       return element("div", { class: "row" }, name, ...cells.map((cell, j) => token(cell, i, j, seen)));
     }));
     const whole = element("button", { class: "whole" }, "all accepted"), rest = element("button", { class: "rest" }, "show the rest");

@@ -3,7 +3,6 @@
 import anywidget
 import traitlets
 
-from dspark_lab.metrics import some
 from dspark_lab.plots import rounds as drawn
 from dspark_lab.widgets.looks import looks
 
@@ -15,18 +14,22 @@ class Ribbon(anywidget.AnyWidget):
     or moving to it by Tab and the arrow keys, tells its p, q and confidence; Enter or a click is the guess.
 
     What is shown is kept in traits: ``rows``, a list of tokens a round; ``guesses``, a position for each row shown so
-    far (0: all accepted, -1: shown without a guess); ``opened``, the row and column of the token told about.
+    far (0: all accepted, -1: shown without a guess); ``opened``, the row and column of the token told about;
+    ``numbers``, of the rounds in their text: those without a draft have no row.
     """
 
     _esm, _css = looks("ribbon")
     rows = traitlets.List().tag(sync=True)
     guesses = traitlets.List(traitlets.Int()).tag(sync=True)
+    numbers = traitlets.List(traitlets.Int()).tag(sync=True)
     opened = traitlets.List([0, 0]).tag(sync=True)
 
     def __init__(self, rounds, decode):
-        self.rounds, self.decode = some([r for r in rounds if r.drafted]), decode
-        super().__init__(rows=drawn.rows(self.rounds, decode))
+        self.rounds, self.decode = rounds, decode
+        table = drawn.table_of(rounds, decode, plain=False)
+        rows = [[drawn.jsonable(cell) for cell in row] for row in table.values()]
+        super().__init__(rows=rows, numbers=list(table))
 
     def figure(self, limit=16):
-        """The same as a static figure, of the first ``limit`` rounds."""
-        return drawn.ribbon(self.rounds, self.decode, limit)
+        """The same as a static figure, of the first ``limit`` rows."""
+        return drawn.ribbon(self.rounds, self.decode, limit, plain=False)

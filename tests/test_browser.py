@@ -122,14 +122,16 @@ def harmless(error):
 
 
 def test_the_ribbon_guesses_by_mouse_and_by_keyboard(notebook):
-    page = notebook("from hand_rounds import *\nribbon = widgets.Ribbon(hand_text([3, 0, 7]), decode)\nribbon")
+    text = "[*hand_text([0], length=0), *hand_text([3, 0, 7])]"  # its first round has no draft, and so no row
+    page = notebook(f"from hand_rounds import *\nribbon = widgets.Ribbon({text}, decode)\nribbon")
     row = page.locator(".dspark .row")
     row.first.locator("button").nth(3).wait_for(timeout=60_000)
     assert row.count() == 1 and "p and its fate are shown after" in row.first.locator("button").first.get_attribute(
         "aria-label"
     )
     row.first.locator("button").nth(3).click()
-    assert "Right: you said position 4" in page.locator(".question").inner_text()
+    assert "Round 2: Right: you said position 4" in page.locator(".question").inner_text()
+    assert row.locator(".number").all_inner_texts() == ["2", "3"]
     assert row.count() == 2 and row.first.locator("button.rejected").count() == 1
     row.nth(1).locator("button").first.focus()
     page.keyboard.press("ArrowRight")

@@ -3,7 +3,6 @@
 import json
 
 import pytest
-
 from hand_rounds import hand_text
 
 import dspark_lab as lab

@@ -72,17 +72,24 @@ class Curve:
         return Line(intercept, slope)
 
     @cached_property
-    def line(self):
-        """`best_line` if no median is off it by more than 5 %, or than twice its own standard error; else None.
+    def tolerance(self):
+        """By how many seconds a line may miss each median, an array: 5 % of it, or twice its own standard error.
 
-        The standard error of a median is about .93 quartile ranges over the root of the repeats (normal noise). Two
-        points are always on a line, so three are asked for.
+        The standard error of a median is about .93 quartile ranges over the root of the repeats (normal noise).
+        """
+        error = 0.93 * (np.array(self.high) - self.low) / self.repeats**0.5
+        return np.maximum(LINEAR * np.array(self.seconds), 2 * error)
+
+    @cached_property
+    def line(self):
+        """`best_line` if it misses no median by more than `tolerance`; else None.
+
+        Two points are always on a line, so three are asked for.
         """
         if len(self.counts) < 3:
             return None
         missed = np.abs(np.array([self.best_line(n) for n in self.counts]) - self.seconds)
-        error = 0.93 * (np.array(self.high) - self.low) / self.repeats**0.5
-        return self.best_line if (missed <= np.maximum(LINEAR * np.array(self.seconds), 2 * error)).all() else None
+        return self.best_line if (missed <= self.tolerance).all() else None
 
     def __call__(self, count):
         """Seconds for ``count``."""

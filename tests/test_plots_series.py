@@ -21,6 +21,12 @@ def test_a_mode_looks_the_same_in_every_figure():
         assert looks["dflash"] == style.STYLES[style.MODES["dflash"]], labels
 
 
+def test_a_legend_is_read_row_by_row():
+    legend = plots.laws({label: [0.5, 0.5] for label in "pABCDE"}).legends[0]
+    fills = [text.get_text() for text in legend.get_texts()]  # the first column from top to bottom, then the second ...
+    assert fills == ["p", "D", "A", "E", "B", "C"]  # so the rows are p A B C and D E
+
+
 def test_bounds_look_like_no_curve():
     costs = {f"machine {i}": {1: 0.01, 8: 0.02} for i in range(4)}
     fig = plots.verify_cost(costs, bounds={name: {1: 0.001, 8: 0.002} for name in ("bytes", "FLOPs")})

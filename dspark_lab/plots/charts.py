@@ -24,7 +24,7 @@ def bars(table, ylabel, title="", reference=None):
     For accepted length, tokens a second or speedup by drafter and domain. ``reference``: a level to draw a line at.
     """
     groups = list(dict.fromkeys(group for row in some(table, "values").values() for group in row))
-    fig, ax = picture(max(5.0, 1.5 * len(groups) + 2.2), 3.6)
+    fig, ax = picture(max(5.0, (0.45 + 0.35 * len(table)) * len(groups) + 2.2), 3.6)
     width, said = 0.8 / len(table), []
     for i, (style, series, row) in enumerate(styled(table)):
         cells = {group: estimate_of(row[group]) for group in groups if group in row}

@@ -90,9 +90,11 @@ def described(fig, sentence):
 
 
 def legend_below(fig, ax, columns=4):
-    """What the series are, under the figure, where it covers nothing."""
-    handles, labels = ax.get_legend_handles_labels()
-    fig.legend(handles, labels, loc="outside lower center", ncols=min(columns, len(labels)), frameon=False, fontsize=9)
+    """What the series are, under the figure, where it covers nothing; to be read row by row."""
+    found = list(zip(*ax.get_legend_handles_labels()))
+    columns = min(columns, len(found))
+    by_column = [entry for column in range(columns) for entry in found[column::columns]]  # as matplotlib fills them
+    fig.legend(*zip(*by_column), loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
 
 
 def styles(labels):

@@ -14,7 +14,10 @@ from pygments.lexers import PythonLexer
 # Every colour is set here, ink and paper alike, so that a dark page changes neither.
 BOX = "color: #1a1a1a; background: #f8f8f8; border: 1px solid #b0b0b0; border-radius: 4px; padding: 0.6em 0.8em;"
 HEADER = "color: #0b4f8a; background: #f8f8f8; font-family: monospace; text-decoration: underline;"
-CODE = "color: #1a1a1a; background: #f8f8f8; margin: 0.5em 0 0; overflow-x: auto; line-height: 1.35;"
+CODE = (
+    "color: #1a1a1a; background: #f8f8f8; margin: 0.5em 0 0; overflow-x: auto; line-height: 1.35; "
+    "font-family: monospace; font-size: 13px;"  # exported pages give <pre> the font of their prose
+)
 
 
 @dataclass(frozen=True, repr=False)

@@ -45,6 +45,11 @@ def test_a_line_is_told_from_a_table():
     assert curve([1.0, 2.0]).line is None and curve([1.0]).line is None
 
 
+def test_a_median_may_miss_a_line_by_five_per_cent_or_twice_its_standard_error():
+    assert curve([4.0, 8.0, 12.0]).tolerance == pytest.approx([0.2, 0.4, 0.6])
+    assert curve([4.0, 8.0], spread=0.3).tolerance == pytest.approx([2 * 0.93 * 0.3 * s / 3 for s in (4, 8)])
+
+
 def test_a_table_goes_on_between_and_beyond_its_counts():
     table = curve([4.0, 8.0, 6.0], counts=[1, 2, 6])
     assert [table(n) for n in (0, 1, 2, 4, 6)] == pytest.approx([4, 4, 8, 7, 6])

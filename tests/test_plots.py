@@ -44,6 +44,11 @@ def test_a_description_cannot_break_out_of_its_attribute():
     assert 'alt="a &quot;quoted&quot; &lt;b&gt;token&lt;/b&gt;"' in fig.html()
 
 
+def test_curves_say_their_ends_and_whole_numbers_as_such():
+    fig = plots.curves({"plain": {0: 0, 87: 87}, "dspark": {0: 0.5, 14: 87.25}}, "passes", "tokens")
+    assert plots.alt_text(fig) == "Tokens, by passes. plain: 0 at 0, 87 at 87; dspark: 0.500 at 0, 87.250 at 14."
+
+
 def test_alt_text_refuses_a_figure_without_one():
     from matplotlib.figure import Figure
 

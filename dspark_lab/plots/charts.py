@@ -5,6 +5,7 @@ import numpy as np
 from dspark_lab.plots.style import (
     INK,
     bar_style,
+    brief,
     described,
     legend_below,
     line_style,
@@ -65,7 +66,7 @@ def curves(series, xlabel, ylabel, title="", log=False):
         else:
             with_interval(ax, line, label, style)
         (first, start, *_), (last, end, *_) = line[0], line[-1]
-        said.append(f"{label}: {number(start, 3)} at {first:g}, {number(end, 3)} at {last:g}")
+        said.append(f"{label}: {brief(start)} at {first:g}, {brief(end)} at {last:g}")
     if log:
         ax.set_xscale("log", base=2)
     ax.set(xlabel=xlabel, ylabel=ylabel, title=title)

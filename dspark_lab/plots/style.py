@@ -84,8 +84,9 @@ def picture(width=6.4, height=3.6, rows=1, columns=1, **options):
 
 
 def described(fig, sentence):
-    """``fig`` with ``sentence`` as its description."""
-    fig.alt = " ".join(sentence.split())
+    """``fig`` with ``sentence`` as its description, which begins with a capital unless with a letter such as τ."""
+    text = " ".join(sentence.split())
+    fig.alt = text[0].upper() + text[1:] if text[0].isascii() else text
     return fig
 
 
@@ -164,6 +165,11 @@ def shown(token_text):
 def number(value, digits=2):
     """``value`` in a sentence: ``digits`` decimals, or significant digits where it is large."""
     return f"{value:.{digits}f}" if abs(value) < 100 else f"{value:,.0f}"
+
+
+def brief(value):
+    """``value`` in a sentence: whole numbers as such, others with three decimals, or significant digits where large."""
+    return f"{value:,.0f}" if float(value).is_integer() else number(value, 3)
 
 
 def counted(n, noun):

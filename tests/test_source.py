@@ -110,9 +110,7 @@ def test_every_ink_is_readable_on_the_box_whatever_the_page():
     html = show_source(Lookup)._repr_html_()
     boxes = re.findall(r"<(?:div|pre|a) [^>]*>", html)
     assert len(boxes) == 3 and all('style="color: #' in tag and "background: #f8f8f8" in tag for tag in boxes)
-    assert all(
-        "font-family: monospace" in tag for tag in boxes[1:]
-    )  # pages set <pre> in the font of their prose
+    assert all("font-family: monospace" in tag for tag in boxes[1:])  # pages set <pre> in the font of their prose
     inks = set(re.findall(r"[^-]color: (#\w+)[^>]*>(?=\s*[^\s<])", html))
     assert len(inks) > 4
     for ink in inks:

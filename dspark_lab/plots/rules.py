@@ -50,7 +50,7 @@ def accept_rule(p, q, words=None):
     fig.suptitle(f"overlap {overlap:.3f} = 1 - total variation {1 - overlap:.3f}", fontsize=11)
     return described(
         fig,
-        f"p, q, what they share and the residual as bars over {len(p)} tokens. The overlap, the chance to accept, is "
+        f"Bars over {len(p)} tokens: p, q, what they share, and the residual. The overlap, the chance to accept, is "
         f"{overlap:.3f}; the total variation is {1 - overlap:.3f}. The residual is {list_of(words, left)}.",
     )
 

@@ -8,7 +8,9 @@ from dspark_lab.plots.style import (
     GREY,
     INK,
     ORANGE,
+    PURPLE,
     RED,
+    STYLES,
     described,
     legend_below,
     line_style,
@@ -22,6 +24,9 @@ from dspark_lab.plots.style import (
     with_interval,
 )
 
+# In `verify_cost` bounds get the first of these that no curve has, so that they look alike however many curves there are.
+BOUNDS_FIRST = sorted(STYLES, key=lambda look: look["color"] not in (PURPLE, BLACK))
+
 
 def verify_cost(curves, fit=None, bounds=None, relative=False):
     """Milliseconds of a pass over n tokens: measured curves, a straight fit, and bounds from below.
@@ -33,7 +38,7 @@ def verify_cost(curves, fit=None, bounds=None, relative=False):
     """
     fig, ax = picture()
     lines = {label: curve_points(curve, relative) for label, curve in some(curves, "tokens and seconds").items()}
-    looks = styles([*lines, *(bounds or {})])
+    looks = styles([*lines, *(bounds or {})])[: len(lines)]
     for style, (label, line) in zip(looks, lines.items()):
         with_interval(ax, line, label, style)
     first, unit = next(iter(lines.values())), "times a pass of one token" if relative else "ms"
@@ -43,7 +48,7 @@ def verify_cost(curves, fit=None, bounds=None, relative=False):
         ax.plot(x, 1000 * (fit[0] + fit[1] * x), color=GREY, linewidth=1.5, linestyle="--", label="straight fit")
         said.append(f"the fit is {1000 * fit[0]:.2f} ms and {1000 * fit[1]:.3f} ms a token")
     if bounds:
-        said.append(draw_bounds(ax, bounds, first, looks[len(lines) :]))
+        said.append(draw_bounds(ax, bounds, first, [look for look in BOUNDS_FIRST if look not in looks]))
     ax.set(xlabel="tokens in the pass", ylabel=f"time, {unit}", ylim=(0, None))
     legend_below(fig, ax, columns=2)
     return described(fig, f"The time of one pass by its number of tokens, {unit}. {'; '.join(said)}.")

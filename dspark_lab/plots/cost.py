@@ -24,7 +24,7 @@ from dspark_lab.plots.style import (
     with_interval,
 )
 
-# In `verify_cost` bounds get the first of these that no curve has, so that they look alike however many curves there are.
+# Bounds get the first of these that no curve has: so they look alike however many curves there are.
 BOUNDS_FIRST = sorted(STYLES, key=lambda look: look["color"] not in (PURPLE, BLACK))
 
 

@@ -41,7 +41,7 @@ def test_a_notebook_keeps_the_description_as_alternative_text_and_caption(drawn)
 def test_a_description_cannot_break_out_of_its_attribute():
     fig, _ = style.picture()
     style.described(fig, 'a "quoted" <b>token</b>')
-    assert 'alt="a &quot;quoted&quot; &lt;b&gt;token&lt;/b&gt;"' in fig.html()
+    assert 'alt="A &quot;quoted&quot; &lt;b&gt;token&lt;/b&gt;"' in fig.html()
 
 
 def test_curves_say_their_ends_and_whole_numbers_as_such():

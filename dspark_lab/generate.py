@@ -97,6 +97,7 @@ def stream(
     All arguments are checked at the call. Raises ValueError that says what to give instead. An iterator that is closed
     or interrupted leaves nothing behind in ``pair``.
     """
+    mode = pair.resolve(mode)
     drafter = pair.drafter(mode)
     sampling = Sampling(temperature, top_p, top_k)
     schedule = make_schedule(pair, mode, max_draft, confidence_threshold)
@@ -108,9 +109,8 @@ def stream(
         pair.target.new_cache()  # refuses a model whose caches cannot be rolled back
     if prefix_cache is not None and prefix_cache.pair is not pair:
         raise ValueError(f"the prefix cache is of the pair {prefix_cache.pair.name}; make one with PrefixCache(pair)")
-    begin = partial(decode, pair.target) if prefix_cache is None else prefix_cache.decode
+    begin = partial(decode, pair.target, drafter) if prefix_cache is None else partial(prefix_cache.decode, mode)
     rounds = begin(
-        drafter,
         prompt,
         sampling=sampling,
         schedule=schedule,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dspark_lab.checkpoint import read_config, weight_files
+from dspark_lab.packaging import one_line
 
 # A chat template is text that jinja2 fills in inside a sandbox; repositories now keep it beside tokenizer_config.json.
 FILES = ("*.json", "model*.safetensors", "chat_template.jinja")
@@ -112,5 +113,5 @@ def explain(repository, error):
     elif is_offline_mode():
         why = "is not whole in the Hub's cache on this machine, and HF_HUB_OFFLINE forbids to fetch it"
     else:
-        why = f"cannot be fetched ({type(error).__name__}: {' '.join(str(error).split())[:200]}); try again"
+        why = f"cannot be fetched ({type(error).__name__}: {one_line(error)[:200]}); try again"
     return FileNotFoundError(f"{repository} {why}")

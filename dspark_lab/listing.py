@@ -14,10 +14,7 @@ from dspark_lab.registry import PUBLISHED
 def lab_pair():
     """A table of the pair that ships with the package, a row a part. Raises FileNotFoundError without its weights."""
     root = pair.WEIGHTS
-    if not (root / "base").is_dir():
-        raise FileNotFoundError(
-            f"the lab pair's weights are not in {root}; make them with `dspark-lab train lab --out DIR`"
-        )
+    pair.has_base(root)  # refuses where there are none
     table = Table(title="lab, the pair that ships with the package", title_justify="left")
     for name in ("mode", "part", "block", "parameters", "on disk"):
         table.add_column(name, justify="left" if name in ("mode", "part") else "right")

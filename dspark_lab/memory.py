@@ -45,12 +45,12 @@ def estimate(target, drafters, dtype=None, whole=False):
     target is dequantized.
     """
     parts, on_cpu = [target, *(drafter for drafter, _ in drafters)], mx.default_device() == mx.cpu
-    width = dtype.size if dtype else 4 if on_cpu else None  # bytes a number, or None: as stored
+    width = dtype.size if dtype else 4 if on_cpu or whole else None  # bytes a number, or None: as stored
     context = min(CONTEXT, text_config(target.config).get("max_position_embeddings") or CONTEXT)
     return Need(
         target=held(target, width, whole or on_cpu),
         drafters=sum(held(drafter, width, on_cpu, bits) for drafter, bits in drafters),
-        caches=sum(cache_bytes(part.config, context, width or 2) for part in parts),
+        caches=sum(cache_bytes(part.config, context, width or item_bits(part.config) // 8) for part in parts),
         context=context,
     )
 
@@ -58,28 +58,48 @@ def estimate(target, drafters, dtype=None, whole=False):
 def held(part, width, whole, bits=0):
     """Bytes of a checkpoint's weights once loaded; ``width``, ``whole`` and ``bits`` as in ``estimate``."""
     stored = stored_bits(part.config)
-    if whole:
-        return part.size * 8 / stored * (width or 2)
-    return part.size * (bits + 0.5) / stored if bits else part.size
+    if bits and not whole:
+        return part.size * (bits + 0.5) / stored
+    return part.size * 8 * width / stored if whole or (width and not quantization(part.config)) else part.size
 
 
 def stored_bits(config):
     """Bits that a checkpoint's files take a parameter; of quantized ones, with a group's 16-bit scale and bias."""
-    text = text_config(config)
-    if quantization := config.get("quantization") or text.get("quantization"):
-        return quantization["bits"] + 32 / quantization.get("group_size", 64)
-    names = (settings.get(entry) for settings in (config, text) for entry in ("dtype", "torch_dtype"))
+    if settings := quantization(config):
+        return settings["bits"] + 32 / settings.get("group_size", 64)
+    return item_bits(config)
+
+
+def item_bits(config):
+    """Bits of a number that is not quantized, as a config.json names the type; 16 where it does not."""
+    names = (part.get(entry) for part in (config, text_config(config)) for entry in ("dtype", "torch_dtype"))
     return ITEM_BITS.get(next((name for name in names if name), "bfloat16"), 16)
 
 
+def quantization(config):
+    """What a config.json says of how its weights are quantized; None of those that are not."""
+    return config.get("quantization") or text_config(config).get("quantization")
+
+
 def text_config(config):
-    """The part of a config.json that describes the language model: models that also see keep it apart."""
-    return config.get("text_config") or config
+    """What a config.json says of the language model: models that also see keep it apart, Speculators' heads in part."""
+    return config.get("text_config") or {**(config.get("transformer_layer_config") or {}), **config}
 
 
 def cache_bytes(config, tokens, width):
-    """Bytes of the keys and values of ``tokens`` tokens; what linear-attention layers keep is small and left out."""
+    """Bytes of the keys and values of ``tokens`` tokens; what linear-attention layers keep is small and left out.
+
+    A config.json that lacks what this needs counts 0: it is for loading to say so.
+    """
     text = text_config(config)
+    try:
+        return keys_values_bytes(text, tokens, width)
+    except (KeyError, TypeError):
+        return 0
+
+
+def keys_values_bytes(text, tokens, width):
+    """``cache_bytes`` of a language model whose config is ``text``. Raises KeyError or TypeError for one not whole."""
     kinds = text.get("layer_types") or ["full_attention"] * text["num_hidden_layers"]
     heads = text.get("num_key_value_heads") or text["num_attention_heads"]
     size = text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"]
@@ -108,7 +128,10 @@ def container_limit(folder=Path("/sys/fs/cgroup")):
     limit, used = (folder / name for name in ("memory.max", "memory.current"))
     if not limit.is_file() or not used.is_file() or limit.read_text().strip() == "max":
         return float("inf")
-    return int(limit.read_text()) - int(used.read_text())
+    stat = folder / "memory.stat"
+    counts = dict(line.split() for line in stat.read_text().splitlines()) if stat.is_file() else {}
+    cached = int(counts.get("inactive_file", 0))  # files read before, which make way for whatever needs the memory
+    return int(limit.read_text()) - int(used.read_text()) + cached
 
 
 def check(need, force=False):

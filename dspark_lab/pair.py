@@ -11,6 +11,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 from dspark_lab import hub, memory, registry
 from dspark_lab.checkpoint import PARTS, check_numbers, read_config, read_weights, weight_files
 from dspark_lab.drafters import Lookup, NoDrafter
+from dspark_lab.packaging import one_line
 
 WEIGHTS = Path(__file__).parent / "weights"  # the lab pair that ships with the package
 LAB = {"lab": True, "lab-base": False}  # its two versions -> whether the chat adapters are on
@@ -230,7 +231,7 @@ def fold_in_adapters(model, folder):
     try:
         load_adapters(model, str(folder))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"mlx-lm cannot load the adapters in {folder}: {' '.join(str(error).split())}") from error
+        raise ValueError(f"mlx-lm cannot load the adapters in {folder}: {one_line(error)}") from error
     adapted = {name for name, _ in tree_flatten(model.parameters()) if name.endswith(("lora_a", "lora_b"))}
     if missing := sorted(adapted - weights.keys()):  # mlx-lm would leave them at their initial values
         raise ValueError(f"the adapters in {folder} lack {', '.join(missing)}")

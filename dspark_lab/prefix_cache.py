@@ -23,6 +23,8 @@ from dspark_lab.shelf import Shelf, pack, remove
 class Kept:
     """A text whose caches are kept: ``tokens``, and the target's and ``mode``'s drafter's ``caches`` that hold them.
 
+    ``mode``: the drafter's name in the pair, of which several may be of one kind.
+
     ``caches`` is None while they are on disk alone, in ``file``, and ``file`` is None while they are in memory alone.
     ``trimmable``: whether they can be cut down to a prefix; otherwise they serve a text that begins with all of it.
     """
@@ -77,43 +79,48 @@ class PrefixCache:
         """Bytes of the caches in memory."""
         return sum(kept.nbytes for kept in self.kept if kept.caches)
 
-    def decode(self, drafter, prompt, **options):
-        """``decode`` with the pair's target, from the longest kept prefix on; afterwards the whole text is kept.
+    def decode(self, mode, prompt, **options):
+        """``decode`` with ``mode``'s drafter, from the longest kept prefix on; afterwards the whole text is kept.
 
         It is kept too when the generator is closed early, but not when a pass is interrupted half-way. Caches that
         cannot be trimmed are kept at the end of the prompt as well, where another turn may branch off.
         """
-        held, caches = self.take(drafter, prompt[:-1])
-        prefill(self.pair.target, drafter, prompt[held:-1], *caches)
+        target, drafter = self.pair.target, self.pair.drafter(mode)
+        held, caches = self.take(mode, prompt[:-1])
+        prefill(target, drafter, prompt[held:-1], *caches)
         if not trimmable(caches):
-            self.put(drafter, prompt[:-1], copy.deepcopy(caches))
+            self.put(mode, prompt[:-1], copy.deepcopy(caches))
         text = list(prompt)
         try:
-            with closing(decode(self.pair.target, drafter, prompt[-1:], caches=caches, **options)) as rounds:
+            with closing(decode(target, drafter, prompt[-1:], caches=caches, **options)) as rounds:
                 for r in rounds:
                     text += r.committed
                     yield r
         except GeneratorExit:
             pass  # closed between two rounds; once decode is closed too, both caches are whole
-        self.put(drafter, text[:-1], caches)
+        self.put(mode, text[:-1], caches)
 
-    def take(self, drafter, tokens):
+    def take(self, mode, tokens):
         """How many of the first ``tokens`` some caches hold, and those caches (target's, drafter's), the caller's own.
 
         Kept caches of which all tokens are used are handed out themselves; they come back with ``put``.
         """
         self.counts.lookups += 1
         self.counts.prompt_tokens += len(tokens)
-        for shared, kept in self.candidates(drafter.mode, tokens):
+        for shared, kept in self.candidates(mode, tokens):
             if not self.intact(kept):
                 self.counts.damaged += 1
                 self.forget(kept)
                 continue
-            held, caches = self.hand_out(kept, drafter, shared)
+            held, caches = self.hand_out(kept, shared)
             self.counts.hits += held > 0
             self.counts.reused_tokens += held
             return held, caches
-        return 0, new_caches(self.pair.target, drafter)
+        return 0, self.empty(mode)
+
+    def empty(self, mode):
+        """Caches that hold nothing."""
+        return new_caches(self.pair.target, self.pair.drafter(mode))
 
     def candidates(self, mode, tokens):
         """``(shared, kept)`` for the kept texts of ``mode`` that can serve ``tokens``, the longest prefix first."""
@@ -123,17 +130,16 @@ class PrefixCache:
 
     def intact(self, kept):
         """Whether ``kept``'s caches are what was put there; those on disk are brought into memory."""
-        drafter = self.pair.drafter(kept.mode)
         if kept.caches is None:
-            kept.caches = self.shelf.read(kept.file, new_caches(self.pair.target, drafter))
+            kept.caches = self.shelf.read(kept.file, self.empty(kept.mode))
         return kept.caches is not None and seal(kept.tokens, kept.caches) == kept.seal
 
-    def hand_out(self, kept, drafter, n):
+    def hand_out(self, kept, n):
         """``(held, caches)`` of ``kept``, all of it or a copy of its first ``n`` tokens; it is now the latest used."""
         caches, whole = kept.caches, n == len(kept.tokens)
         self.kept.remove(kept)
         if not whole:
-            n, caches = beginning(caches, drafter, n, len(kept.tokens))
+            n, caches = beginning(caches, self.pair.drafter(kept.mode), n, len(kept.tokens))
         else:
             kept.caches = None
         if not whole or kept.file:
@@ -141,11 +147,11 @@ class PrefixCache:
         self.make_room()
         return n, caches
 
-    def put(self, drafter, tokens, caches):
+    def put(self, mode, tokens, caches):
         """Keep ``caches``, which hold ``tokens`` and are no longer the caller's, in the place of shorter versions."""
         if not tokens:
             return
-        new = Kept(drafter.mode, list(tokens), trimmable(caches), nbytes(caches), "", caches)
+        new = Kept(mode, list(tokens), trimmable(caches), nbytes(caches), "", caches)
         new.seal = seal(new.tokens, caches)
         for old in [old for old in self.kept if old.mode == new.mode]:
             shared = common_prefix(old.tokens, new.tokens)

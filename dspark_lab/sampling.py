@@ -5,6 +5,7 @@ weights' type: a softmax over 150,000 tokens in bfloat16 can be off by a total v
 """
 
 from dataclasses import dataclass
+from functools import partial
 from numbers import Integral
 
 import mlx.core as mx
@@ -42,7 +43,7 @@ class Sampling:
         return mx.softmax(logits, axis=-1)
 
     def draw(self, probs, key):
-        """Draw tokens (...) from ``probs`` (..., vocab) of this Sampling; at temperature 0 there is no choice."""
+        """Draw tokens (...) from ``probs`` (..., vocab) of this Sampling, see ``sample``; at 0 there is no choice."""
         return mx.argmax(probs, axis=-1) if self.temperature == 0 else sample(probs, key)
 
 
@@ -73,10 +74,20 @@ def keep_top_p(logits, top_p):
 
 
 def sample(probs, key):
-    """Draw tokens (...) from distributions (..., vocab); a distribution with one token of mass 1 always gives it."""
+    """Draw tokens (...) from distributions (..., vocab); a distribution with one token of mass 1 always gives it.
+
+    With R keys (R, 2) each row of ``probs`` (R, ..., vocab) is drawn with its own, as it would be by itself.
+    """
+    if key.ndim > 1:
+        return mx.vmap(sample)(probs, key)
     # MLX draws from one distribution in a row of its own, (1, vocab), in another way, which mx.vmap does not know.
     logits = mx.log(probs[0] if probs.shape[:-1] == (1,) else probs)
     return mx.random.categorical(logits, key=key).reshape(probs.shape[:-1])
+
+
+def split(key, n):
+    """``n`` keys (n, 2) from ``key``; (R, n, 2) from R keys (R, 2), from each what it would give by itself."""
+    return mx.random.split(key, n) if key.ndim == 1 else mx.vmap(partial(mx.random.split, num=n))(key)
 
 
 def acceptance(p, q):

@@ -19,12 +19,13 @@ from safetensors import SafetensorError, safe_open
 log = logging.getLogger(__name__)
 FORMAT = "1"
 UNFINISHED = "unfinished-"
+HEX = "[0-9a-f]"
 
 
 class Shelf:
     """The files of one pair: those of its weights, library versions and kind of device, in a folder of their own.
 
-    ``folder``: may be shared by several pairs; all files below it count towards ``max_bytes``.
+    ``folder``: may be shared by several pairs; all of their files count towards ``max_bytes``.
     """
 
     def __init__(self, folder, pair, max_bytes):
@@ -73,8 +74,13 @@ class Shelf:
             return None
 
     def make_room(self):
-        """Remove the least recently used files until all together are within the limit; returns those removed."""
-        files = sorted(self.root.glob("*/*.safetensors"), key=last_use)
+        """Remove the least recently used files until all together are within the limit; returns those removed.
+
+        Whatever else lies in the reader's folder, models for example, is neither counted nor touched.
+        """
+        names = (HEX * 64, f"{UNFINISHED}*")
+        files = [file for name in names for file in self.root.glob(f"{HEX * 32}/{name}.safetensors")]
+        files.sort(key=last_use)
         sizes = {file: size(file) for file in files}
         excess, gone = sum(sizes.values()) - self.max_bytes, set()
         for file in files:

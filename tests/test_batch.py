@@ -11,9 +11,11 @@ from dataclasses import replace
 from functools import cache
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 import pytest
 import test_lossless_sampled as law
+import tiny
 from fakes import byte_tokenizer
 from mlx_lm.models.cache import KVCache, RotatingKVCache
 from prompts import domain_prompts
@@ -24,6 +26,10 @@ import dspark_lab as lab
 from dspark_lab import metrics
 from dspark_lab.batch import Batch, Request, decode_rows
 from dspark_lab.batch_schedule import REST, Columns, EachAlone
+from dspark_lab.drafters import load as loading
+from dspark_lab.drafters.confidence import ConfidenceHead
+from dspark_lab.drafters.load import load_drafter
+from dspark_lab.drafters.markov import HEADS
 from dspark_lab.rows import RowsKVCache
 from dspark_lab.schedule import scheduled_length, survival_of
 from dspark_lab.text import TextStream
@@ -95,6 +101,28 @@ def test_drafters_whose_layers_do_not_see_everything(golden, monkeypatch, change
     for i, rounds in got.items():
         options = {"max_tokens": LENGTHS[i], "temperature": 1, "seed": 3 + i}
         assert told(rounds) == told(lab.stream(golden, PROMPTS[i], "dflash", **options))
+
+
+@pytest.mark.parametrize("kind", ["vanilla", "gated", "rnn", "dflash"])
+@pytest.mark.parametrize("temperature", [0, 1])
+def test_quantized_drafters(golden, golden_folder, monkeypatch, kind, temperature):
+    """As on a GPU, where matrices stay quantized, heads included: MLX has no vmap of their products."""
+    monkeypatch.setattr(loading, "stays_quantized", lambda: True)
+    folder = golden_folder / ("dflash_block7" if kind == "dflash" else f"dspark_{kind}")
+    drafter = load_drafter(folder, golden.target, 4)
+    if kind != "dflash":  # the golden heads are too narrow to be quantized
+        drafter.markov_head, drafter.confidence_head = HEADS[kind](128, 64, 32), ConfidenceHead(64, 32)
+        for i, head in enumerate((drafter.markov_head, drafter.confidence_head)):
+            tiny.randomize(head, i)
+        nn.quantize(drafter.markov_head, 32, 4)
+        assert isinstance(drafter.markov_head.markov_w2, nn.QuantizedLinear)
+    pair = lab.Pair(golden.target, {"quantized": drafter}, golden.tokenizer, golden.stop_tokens, "quantized")
+    got = lab.rounds_by_request(batched(pair, "quantized", temperature, 5))
+    for i in range(0, R, 3):
+        options = {"max_tokens": LENGTHS[i], "temperature": temperature, "seed": 3 + i}
+        expected = list(lab.stream(pair, PROMPTS[i], "quantized", **options))
+        assert told(got[i]) == told(expected)
+        assert np.allclose(measured(got[i]), measured(expected), atol=1e-4)
 
 
 def test_accepted_lengths_differ_within_a_pass(golden):

@@ -6,6 +6,7 @@ import shutil
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
+import tiny
 from mlx.utils import tree_flatten
 
 import dspark_lab as lab
@@ -255,11 +256,55 @@ def test_caches_of_the_published_architectures():
     assert memory.cache_bytes(qwen, 1000, 2) == 2 * 2 * 1000 * 4 * 256
 
 
+@pytest.mark.parametrize(("stored", "bits"), [({}, 16), ({"torch_dtype": "float32"}, 32), ({"dtype": "float16"}, 16)])
+def test_widths_on_a_gpu(monkeypatch, stored, bits):
+    """Unquantized weights take what ``dtype`` says, else what they are stored in, and so does what is kept of a text;
+    quantized ones stay as they are, unless adapters are to be folded in, for which they become float32."""
+    monkeypatch.setattr(mx, "default_device", lambda: mx.gpu)
+    shape = {"num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 64}
+    plain, packed = (hub.Checkpoint("x", {**shape, **stored, **more}, 1000, 0, None) for more in (
+        {}, {"quantization": {"bits": 4, "group_size": 64}}))  # fmt: skip
+    kept = 2 * 4096 * 2 * 64
+    for dtype, width in ((None, bits // 8), (mx.float32, 4), (mx.bfloat16, 2)):
+        need = memory.estimate(plain, [(plain, 0), (plain, 4), (packed, 0)], dtype)
+        assert need.target == 1000 * 8 * width / bits
+        assert need.drafters == pytest.approx(need.target + 1000 * 4.5 / bits + 1000)
+        assert need.caches == 4 * kept * width
+        assert memory.estimate(packed, [], dtype).target == 1000
+        assert memory.estimate(packed, [], dtype, whole=True).target == 1000 * (8 * width if dtype else 32) / 4.5
+
+
+def test_speculators_keep_their_shape_in_a_part():
+    """A config of Speculators' tells the layers' shape in ``transformer_layer_config`` alone."""
+    assert memory.cache_bytes(tiny.SPECULATOR, 100, 2) == 2 * 2 * 100 * 2 * 16  # one layer, two heads of 16
+    assert memory.stored_bits({**tiny.SPECULATOR, "torch_dtype": "float32"}) == 32
+
+
+def test_a_pair_with_a_speculator_loads(tmp_path):
+    """From the estimate of its memory to its first draft."""
+    target = tiny.write_mlx_lm(tmp_path / "target", tiny.QWEN35)
+    tiny.write_drafter(tmp_path / "drafter", lab.load_pair(target).target, tiny.SPECULATOR)
+    pair = lab.load_pair(target, tmp_path / "drafter")
+    assert any(r.drafted for r in lab.generate(pair, [3, 4, 5], "eagle3", max_tokens=8).rounds)
+
+
+def test_what_a_config_lacks_is_said_by_loading(golden_folder, tmp_path):
+    """The estimate does without it."""
+    assert memory.cache_bytes({"hidden_size": 64}, 100, 2) == 0
+    keep = lambda weights: weights  # noqa: E731
+    folder = edited(golden_folder / "target", tmp_path / "target", keep, num_hidden_layers=None)
+    with pytest.raises(ValueError, match=r"mlx-lm cannot load .*num_hidden_layers"):
+        lab.load_pair(folder)
+
+
 def test_a_containers_limit(tmp_path):
+    """Files that were read lately are counted as used, but make way."""
     assert memory.container_limit(tmp_path) == float("inf")
     (tmp_path / "memory.max").write_text("2000\n")
     (tmp_path / "memory.current").write_text("500\n")
     assert memory.container_limit(tmp_path) == 1500
+    (tmp_path / "memory.stat").write_text("anon 200\ninactive_file 300\nactive_file 100\n")
+    assert memory.container_limit(tmp_path) == 1800
     (tmp_path / "memory.max").write_text("max\n")
     assert memory.container_limit(tmp_path) == float("inf")
 

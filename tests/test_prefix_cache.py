@@ -10,6 +10,7 @@ from mlx_lm.models.cache import RotatingKVCache
 
 import dspark_lab as lab
 from dspark_lab.decode import new_caches
+from dspark_lab.drafters.load import load_drafter
 from dspark_lab.pair import load_target
 from dspark_lab.prefix_cache import PrefixCache, common_prefix
 from dspark_lab.rollback import SLACK
@@ -73,6 +74,16 @@ def test_each_mode_has_its_own(golden, prompts):
     warm(cache, prompts[0], "dspark")
     assert reused(cache, prompts[0], "dflash") == 0
     assert len(cache) == 2
+
+
+def test_two_drafters_of_one_kind(golden, golden_folder, prompts):
+    """A drafter is known by its name in the pair: two DSpark drafters do not take each other's caches for their own."""
+    drafters = {name: load_drafter(golden_folder / f"dspark_{name}", golden.target) for name in ("vanilla", "gated")}
+    cache, (prompt, more) = PrefixCache(lab.Pair(golden.target, drafters, golden.tokenizer, name="two")), prompts
+    assert reused(cache, prompt, "vanilla") == 0
+    assert reused(cache, prompt + more, "gated") == 0
+    assert reused(cache, prompt + more, "vanilla") > 0
+    assert reused(cache, prompt + more + more, "gated") > 0
 
 
 def test_random_conversations(golden, prompts):

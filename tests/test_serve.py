@@ -4,16 +4,20 @@ import asyncio
 import json
 import sys
 import threading
+from importlib import import_module
+from types import SimpleNamespace
 
 import httpx
 import openai
 import pytest
 from fakes import AnsweringTarget, chat_tokenizer
 from served import serve
+from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
 import dspark_lab as lab
 from dspark_lab import cli
+from dspark_lab.rollback import CannotRollBack
 from dspark_lab.serve import make_app
 
 QUESTION = [{"role": "user", "content": "Hi"}]
@@ -324,6 +328,39 @@ def test_context_and_body_limits(written):
     assert raised.value.status_code == 413
 
 
+def test_which_field_is_too_long(talker):
+    """The error names what the endpoint has, ``messages`` or ``prompt``."""
+    for path, field, value in (
+        ("chat/completions", "messages", [{"role": "user", "content": "a" * 3000}]),
+        ("completions", "prompt", "a" * 3000),
+    ):
+        error = httpx.post(f"{talker.url}/v1/{path}", json={field: value}).json()["error"]
+        assert (error["code"], error["param"]) == ("context_length_exceeded", field)
+
+
+def nested(depth):
+    """JSON of so many objects within each other."""
+    return '{"a":' * depth + "1" + "}" * depth
+
+
+@pytest.mark.parametrize("depth", [300, 900, 5000, 30_000])
+def test_deeply_nested_json(talker, depth):
+    """It ends in a 400 wherever it is put, before anything is decoded; never in a 500."""
+    call = {"id": "1", "type": "function", "function": {"name": "get_weather", "arguments": nested(depth)}}
+    bodies = {
+        "arguments": json.dumps({"messages": [*QUESTION, {"role": "assistant", "tool_calls": [call]}]}),
+        "parameters": json.dumps({"messages": QUESTION, "tools": [WEATHER]}).replace(
+            json.dumps(WEATHER["function"]["parameters"]), nested(depth)
+        ),
+        "field": json.dumps({"messages": QUESTION, "stop": "here"}).replace('"here"', nested(depth)),
+        "message": json.dumps({"messages": [{"role": "user", "content": "here"}]}).replace('"here"', nested(depth)),
+    }
+    for where, body in bodies.items():
+        response = httpx.post(f"{talker.url}/v1/chat/completions", content=body)
+        assert response.status_code == 400 or (response.status_code == 200 and depth < 900), where
+        assert response.status_code == 200 or response.json()["error"]["type"] == "invalid_request_error"
+
+
 def test_a_body_that_hides_its_length(written):
     """Chunked, and larger than allowed: cut off when the limit is reached."""
     pieces = (b" " * 2**16 for _ in range(32))
@@ -354,9 +391,22 @@ def test_host_header():
     """A page that has its own name point to this machine gets nothing."""
     with serve(answering(), hosts=("127.0.0.1", "localhost", "[::1]")) as served:
         status = lambda host: httpx.get(f"{served.url}/v1/models", headers={"Host": host}).status_code  # noqa: E731
-        assert [status(host) for host in ("localhost:80", "127.0.0.1", "[::1]:8000", "LocalHost")] == [200] * 4
-        assert [status(host) for host in ("evil.example", "localhost.evil.example", "", "[::1].x:1")][:2] == [400] * 2
-        assert status("") == 400
+        assert [status(host) for host in ("localhost:80", "127.0.0.1", "[::1]:8000", "[::1]", "LocalHost")] == [200] * 5
+        for host in ("evil.example", "localhost.evil.example", "", "[::1].x:1", "[::1]x", "localhost:80:80", "::1"):
+            assert status(host) == 400, host
+
+
+@pytest.mark.parametrize(("host", "expected"), [("127.0.0.1", 400), ("localhost", 400), ("0.0.0.0", 200)])
+def test_the_host_header_is_checked_where_only_this_machine_can_ask(monkeypatch, capsys, host, expected):
+    """What ``run`` makes of the address it is given; with others it has to trust whatever name they use for it."""
+    apps, module = [], sys.modules["dspark_lab.serve.run"]
+    server = lambda app, grace: SimpleNamespace(run=lambda sockets: apps.append(app) or sockets[0].close())  # noqa: E731
+    monkeypatch.setattr(module, "Server", server)
+    monkeypatch.setattr(module, "warm_up", lambda *arguments: None)
+    module.run(answering(), host=host, port=0)
+    assert TestClient(apps[0], base_url="http://evil.example").get("/health").status_code == expected
+    assert TestClient(apps[0], base_url="http://127.0.0.1").get("/health").status_code == 200
+    assert ("there is no --api-key" in capsys.readouterr().err) == (expected == 200)
 
 
 def test_cross_origin():
@@ -437,11 +487,96 @@ def test_an_unforeseen_error_is_not_told(caplog, monkeypatch):
     assert response.json()["error"]["type"] == "server_error" and "ZeroDivisionError" in caplog.text
 
 
+def test_what_touches_the_model_happens_in_the_engines_thread(monkeypatch):
+    """Another text may be in a pass, for which the target's layers are replaced."""
+    pair, threads = answering(), []
+    for name in ("new_cache", "forward"):
+        real = getattr(pair.target, name)
+        noted = lambda *a, real=real, **o: threads.append(threading.current_thread()) or real(*a, **o)  # noqa: E731
+        monkeypatch.setattr(pair.target, name, noted)
+    with serve(pair) as served:
+        ask(served)
+        list(ask(served, stream=True))
+        assert set(threads) == {served.engine.thread}
+
+
+def test_a_model_that_cannot_do_what_is_asked(monkeypatch, caplog):
+    """Its reason is the client's to know, and no failure; plain decoding is served."""
+    pair = answering()
+    new_cache = pair.target.new_cache
+
+    def refuse(rollback=True):
+        if rollback:
+            raise CannotRollBack("the target keeps entries that cannot be rolled back")
+        return new_cache()
+
+    monkeypatch.setattr(pair.target, "new_cache", refuse)
+    with serve(pair) as served:
+        with pytest.raises(openai.BadRequestError, match="cannot be rolled back"):
+            ask(served)
+        with pytest.raises(openai.APIError, match="cannot be rolled back"):
+            list(ask(served, stream=True))
+        body = {"model": "answering:baseline", "messages": QUESTION, "enable_thinking": False}
+        response = httpx.post(f"{served.url}/v1/chat/completions", json=body).json()
+        assert response["choices"][0]["message"]["content"] == "You said: Hi ✓"
+    assert "Traceback" not in caplog.text
+
+
+@pytest.mark.parametrize("options", [{}, {"max_draft": 2}, {"confidence_threshold": 0.5}, {"max_draft": 0}])
+def test_decoding_options(golden, options):
+    """The server's own go for the pair's name; a mode's own name decodes with that mode's defaults."""
+    prompt, tokens = "class Codec(codecs.Codec):\n    def ", {"max_tokens": 40, "temperature": 0}
+    own, default = (lab.generate(golden, prompt, "dspark", chat=False, **tokens, **o) for o in (options, {}))
+    assert (len(own.rounds) == len(default.rounds)) == (not options)
+    with serve(golden, "dspark", **options) as served:
+        for name, expected in (("target", own), ("target:dspark", default)):
+            got = served.client.completions.create(model=name, prompt=prompt, **tokens)
+            assert got.choices[0].text == expected.text and got.x_dspark_lab["mode"] == "dspark"
+            assert got.x_dspark_lab["passes"] == len(expected.rounds)
+        drafted = sum(r.scheduled for result in (own, default) for r in result.rounds)
+        assert served.metrics()['dspark_lab_drafted_tokens_total{mode="dspark"}'] == drafted
+
+
+def test_max_draft_auto(golden, monkeypatch):
+    """Costs are measured before the server starts, and the texts are what they always are."""
+    costs = lab.Costs(draft=lambda n: 1.0, verify=lambda n: 4.0 + n, rest=lambda n: 0.1, longest=7)
+    asked = []
+    monkeypatch.setattr(sys.modules["dspark_lab.generate"], "measure_costs", lambda *a: asked.append(a) or costs)
+    app = make_app(golden, "dspark", max_draft="auto")
+    assert asked == [(golden, "dspark")]
+    with TestClient(app) as client:
+        body = {"prompt": "class Codec(codecs.Codec):", "max_tokens": 40, "temperature": 0}
+        got = client.post("/v1/completions", json=body).json()
+    expected = lab.generate(golden, body["prompt"], "dspark", chat=False, max_tokens=40, max_draft="auto")
+    assert got["choices"][0]["text"] == expected.text
+    assert got["x_dspark_lab"]["passes"] == len(expected.rounds)
+
+
 def test_what_cannot_be_served(golden):
     with pytest.raises(ValueError, match="has no tokenizer, so it cannot be served"):
         make_app(lab.Pair(golden.target, {}, None, name="bare"))
     with pytest.raises(ValueError, match="max_draft is 99"):
         make_app(golden, "dspark", max_draft=99)
+
+
+def test_the_commands_options_arrive(golden, monkeypatch, tmp_path):
+    """Every one of them, at the place that it is for."""
+    loaded, run, command = [], [], import_module("dspark_lab.serve.command")
+    monkeypatch.setattr(lab, "load_pair", lambda *a, **o: loaded.append((a, o)) or golden)
+    monkeypatch.setattr(command, "run", lambda *a, **o: run.append((a, o)))
+    options = (
+        "--model m --drafter d --drafter e --mode dflash --drafter-bits 8 --dtype float16 --force --host 0.0.0.0 "
+        "--port 81 --api-key k --max-draft 2 --confidence-threshold 0.5 --queue 3 --cache-memory 5 --allow-origin o"
+    )
+    result = CliRunner().invoke(cli.app, ["serve", *options.split(), "--cache-folder", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    assert loaded == [(("m", ["d", "e"], "dflash"), {"drafter_bits": 8, "dtype": "float16", "force": True})]
+    ((arguments, given),) = run
+    cache = given.pop("prefix_cache")
+    assert arguments[0] is cache.pair is golden and arguments[1] == "dflash"
+    assert (cache.max_bytes, cache.shelf.root) == (5 * 2**20, tmp_path)
+    assert given == {"host": "0.0.0.0", "port": 81, "api_key": "k", "allow_origins": ["o"], "max_draft": 2,
+                     "confidence_threshold": 0.5, "queue": 3}  # fmt: skip
 
 
 def test_command_line(monkeypatch):

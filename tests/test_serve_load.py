@@ -77,6 +77,14 @@ def compare(pair, served, bodies, clients):
     )
     assert counts['dspark_lab_http_responses_total{route="/v1/completions",status="200"}'] == len(bodies)
     assert counts["dspark_lab_generation_seconds_count"] == len(bodies)
+    assert counts["dspark_lab_first_token_seconds_count"] == counts["dspark_lab_prefix_cache_lookups"] == len(bodies)
+    for mode in {body["model"].split(":")[1] for body in bodies}:
+        own = [result for body, result in zip(bodies, expected) if body["model"].split(":")[1] == mode]
+        rounds, label = [r for result in own for r in result.rounds], f'{{mode="{mode}"}}'
+        assert counts[f'dspark_lab_generations_total{{mode="{mode}",outcome="complete"}}'] == len(own)
+        assert counts[f"dspark_lab_target_passes_total{label}"] == len(rounds)
+        assert counts[f"dspark_lab_drafted_tokens_total{label}"] == sum(r.scheduled for r in rounds)
+        assert counts[f"dspark_lab_accepted_tokens_total{label}"] == sum(r.accepted for r in rounds)
     by_mode = [value for name, value in counts.items() if name.startswith("dspark_lab_generations_total")]
     assert sum(by_mode) == len(bodies)
     assert cached > 0

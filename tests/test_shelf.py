@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 
 import mlx.core as mx
 import pytest
@@ -103,7 +104,7 @@ def test_every_bit_counts(golden, shelf):
         file.write_bytes(data)
         flip(file, place / 50)
         cache = PrefixCache(golden, folder=folder)
-        shared, _ = cache.take(golden.drafter("dspark"), PROMPT + MORE)
+        shared, _ = cache.take("dspark", PROMPT + MORE)
         assert shared == 0 and not file.exists()
 
 
@@ -119,6 +120,15 @@ def test_of_other_weights(golden, shelf, monkeypatch):
         patch.setattr(golden.target.model.args, "rope_theta", 5.0)
         assert len(PrefixCache(golden, folder=folder)) == 0
     assert len(PrefixCache(lab.Pair(golden.target, {}, golden.tokenizer), folder=folder)) == 0
+    norm = golden.drafter("dspark").norm
+    weight, norm.weight = norm.weight, norm.weight * 1.001
+    changed = PrefixCache(golden, folder=folder)
+    norm.weight = weight
+    assert len(changed) == 0
+    for library in ("mlx", "mlx-lm"):
+        with monkeypatch.context() as patch:
+            patch.setattr(sys.modules["dspark_lab.shelf"], "version", lambda name, n=library: str(name == n))
+            assert len(PrefixCache(golden, folder=folder)) == 0
     assert len(PrefixCache(golden, folder=folder)) == 1
 
 
@@ -161,3 +171,49 @@ def test_full_disk(golden, tmp_path, monkeypatch, caplog, error):
 
 def test_only_the_owner_may_look(golden, tmp_path):
     assert PrefixCache(golden, folder=tmp_path / "kept").shelf.folder.stat().st_mode & 0o077 == 0
+
+
+def test_what_is_not_its_own_is_left_alone(golden, tmp_path):
+    """A folder may hold the reader's own models too: however small the limit, none is removed, and none counts."""
+    own = [tmp_path / name for name in (
+        "model.safetensors", "my-model/model-00001-of-00002.safetensors", f"{'a' * 32}/model.safetensors",
+        f"my-model/{'b' * 64}.safetensors", f"{'c' * 32}/{'d' * 63}.safetensors", f"{'e' * 32}/{'f' * 64}.txt",
+    )]  # fmt: skip
+    for file in own:
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(b"x" * 10**6)
+        os.utime(file, ns=(1, 1))
+    cache = PrefixCache(golden, folder=tmp_path, max_disk_bytes=10**6)
+    warm(cache, PROMPT, "dspark")
+    assert all(file.exists() for file in own)
+    assert cache.kept[0].file.exists()
+    small = PrefixCache(golden, folder=tmp_path, max_disk_bytes=0)
+    warm(small, PROMPT + MORE, "dspark")
+    assert all(file.exists() for file in own)
+    assert not list(cache.shelf.folder.glob("*"))
+
+
+def test_files_of_another_pair_count_too(golden, tmp_path):
+    """The limit is the folder's: another pair's files, older ones, make way."""
+    other = PrefixCache(lab.Pair(golden.target, {}, golden.tokenizer), folder=tmp_path)
+    warm(other, PROMPT, "lookup")
+    (file,) = tmp_path.glob("*/*.safetensors")
+    warm(PrefixCache(golden, folder=tmp_path, max_disk_bytes=file.stat().st_size), PROMPT, "lookup")
+    assert not file.exists() and len(list(tmp_path.glob("*/*.safetensors"))) == 1
+
+
+def test_the_least_recently_used_file_goes_first(golden, tmp_path):
+    """Reading a file counts as its use, after a restart too; nothing of this is known from memory."""
+    cache = PrefixCache(golden, max_bytes=0, folder=tmp_path)
+    texts = [[token, *PROMPT] for token in (4, 5, 6)]
+    for second, text in enumerate(texts, start=1):
+        warm(cache, text, "dspark")
+        os.utime(cache.kept[-1].file, ns=(second, second))
+    files = [kept.file for kept in cache.kept]
+    held, _ = cache.take("dspark", [*texts[0], *MORE])
+    assert held >= len(texts[0]) - 1 and files[0].stat().st_mtime_ns > 3
+    again = PrefixCache(golden, max_bytes=0, folder=tmp_path, max_disk_bytes=2 * files[0].stat().st_size)
+    assert [kept.file for kept in again.kept] == [files[1], files[2], files[0]]
+    again.make_room()
+    assert [kept.file for kept in again.kept] == [files[2], files[0]]
+    assert [file.exists() for file in files] == [True, False, True]

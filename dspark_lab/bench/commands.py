@@ -255,7 +255,7 @@ def turns(
     model: Model = None,
     drafter: Drafters = None,
     modes: Annotated[str, typer.Option(help="Separated by commas.")] = "baseline,dspark",
-    context: Annotated[int, typer.Option(min=2, help="Tokens of the conversation so far.")] = 950,
+    context: Annotated[int, typer.Option(min=2, help="Tokens so far; by default as many as the lab pair takes.")] = 984,
     turn: Annotated[int, typer.Option(min=1, help="Tokens of the new turn.")] = 32,
     conversations: Annotated[int, typer.Option(min=2, help="Conversations.")] = 20,
     out: Out = TRACES / "turns.json",

@@ -29,7 +29,7 @@ class DFlash(BlockDrafter):
         return Draft(*self.read(anchor, states, self.base_logits(states), sampling, key))
 
     def read(self, anchor, states, base_logits, sampling, key):
-        """The fields of a Draft, from the slots' ``base_logits`` (γ, vocab) alone."""
+        """The fields of a Draft, from the slots' ``base_logits`` (γ, vocab) alone; rows as DSpark's."""
         probs = sampling.probs(base_logits)
         return sampling.draw(probs, key), probs
 

@@ -3,14 +3,13 @@
 It predicts from the anchor's own slot: γ inputs, the anchor and γ - 1 masks, give γ drafts.
 """
 
-from contextlib import suppress
-
 import mlx.core as mx
 
 from dspark_lab.drafters.backbone import DEEPSPEC_ARCHITECTURES, BlockDrafter
 from dspark_lab.drafters.confidence import ConfidenceHead
 from dspark_lab.drafters.markov import HEADS
 from dspark_lab.drafters.protocol import Draft
+from dspark_lab.sampling import split
 
 
 class DSpark(BlockDrafter):
@@ -36,32 +35,35 @@ class DSpark(BlockDrafter):
         return Draft(*self.read(anchor, states, self.base_logits(states), sampling, key))
 
     def read(self, anchor, states, base_logits, sampling, key):
-        """The fields of a Draft, from the slots' ``states`` (γ, d) and ``base_logits`` (γ, vocab)."""
+        """The fields of a Draft, from the slots' ``states`` (γ, d) and ``base_logits`` (γ, vocab).
+
+        R rows may be read at once: anchors (R,), states (R, γ, d), base logits (R, γ, vocab), a key a row (R, 2).
+        """
         tokens, probs = self.draw(anchor, states, base_logits, sampling, key)
         return tokens, probs, self.confidence(anchor, tokens, states, sampling)
 
     def draw(self, anchor, states, base_logits, sampling, key):
         """Draw x_1, x_2, ...: q_k is softmax(base_logits_k + B(x_{k-1}, .)), and x_k is drawn from that q_k."""
         previous, state, tokens, probs = mx.array(anchor), None, [], []
-        for hidden, logits, k in zip(states, base_logits, mx.random.split(key, len(states))):
+        slots = (mx.moveaxis(x, -2, 0) for x in (states, base_logits, split(key, states.shape[-2])))
+        for hidden, logits, k in zip(*slots):
             bias, state = self.markov_head.step(previous, hidden, state)
             probs.append(sampling.probs(logits + bias))
             previous = sampling.draw(probs[-1], k)
-            with suppress(ValueError):  # several rows under mx.vmap cannot be started before all is described
-                mx.async_eval(previous)  # MLX draws it while Python describes the next step
+            mx.async_eval(previous)  # MLX draws it while Python describes the next step
             tokens.append(previous)
-        return mx.stack(tokens), mx.stack(probs)
+        return mx.stack(tokens, axis=-1), mx.stack(probs, axis=-2)
 
     def confidence(self, anchor, tokens, states, sampling):
-        """c_1 .. c_γ of drafted ``tokens`` (γ,) at ``states`` (γ, d), or None without a confidence head.
+        """c_1 .. c_γ of drafted ``tokens`` (..., γ) at ``states`` (..., γ, d), or None without a confidence head.
 
         Greedy drafts have a calibration of their own: at temperature 0 a draft is right or wrong, and the head was
         trained towards an overlap of soft distributions.
         """
         if "confidence_head" not in self:
             return None
-        previous = mx.concatenate([mx.array([anchor]), tokens[:-1]])
+        previous = mx.concatenate([mx.array(anchor)[..., None], tokens[..., :-1]], axis=-1)
         logits = self.confidence_head(states, self.markov_head.markov_w1(previous))
         if temperatures := self.config.temperatures(greedy=sampling.temperature == 0):
-            logits = logits / mx.array(temperatures[: len(states)])
+            logits = logits / mx.array(temperatures[: logits.shape[-1]])
         return mx.sigmoid(logits)

@@ -1,7 +1,5 @@
 """Drafters for several texts at once, each text a row: what a batch asks of them, and two ways of doing it."""
 
-from functools import partial
-
 import mlx.core as mx
 
 from dspark_lab.drafters.protocol import Draft, empty_draft
@@ -73,9 +71,9 @@ class Together:
         anchors = mx.array(anchors)
         states = self.drafter.draft_states_of_rows(anchors, self.cache)[:, : max(lengths)]
 
-        def read(n, anchor, states, base_logits, key):
-            drawn = self.drafter.read(anchor, states[:n], base_logits[:n], sampling, key)
-            return tuple(part for part in drawn if part is not None)
+        def read(n, anchors, states, base_logits, keys):
+            drawn = self.drafter.read(anchors, states[:, :n], base_logits[:, :n], sampling, keys)
+            return [part for part in drawn if part is not None]
 
         drawn = [max(n, 1) for n in lengths]  # nobody looks at a draft of length 0
         return Draft(*by_length(read, drawn, anchors, states, self.drafter.base_logits(states), keys)), lengths
@@ -88,7 +86,7 @@ class Together:
 
 
 def by_length(function, lengths, *arrays):
-    """``function(n, *row)`` for every row of ``arrays`` and its n of ``lengths``, rows of equal n at once.
+    """``function(n, *arrays)`` for the rows of ``arrays`` whose n of ``lengths`` is the same, for each such n.
 
     Returns the arrays (R, ...) of its results in the order of the rows, padded with zeros where n decides their length.
     The key of a row is used as it would be if the row were alone, whatever its neighbours' lengths: that is why rows
@@ -96,9 +94,9 @@ def by_length(function, lengths, *arrays):
     """
     groups = [[i for i, n in enumerate(lengths) if n == length] for length in sorted(set(lengths))]
     if len(groups) == 1:
-        return mx.vmap(partial(function, lengths[0]))(*arrays)
+        return function(lengths[0], *arrays)
     picked = [[array[mx.array(rows)] for array in arrays] for rows in groups]
-    results = [mx.vmap(partial(function, lengths[rows[0]]))(*parts) for rows, parts in zip(groups, picked)]
+    results = [function(lengths[rows[0]], *parts) for rows, parts in zip(groups, picked)]
     order = [i for rows in groups for i in rows]
     back = mx.array(sorted(range(len(order)), key=order.__getitem__))
     return [join(parts)[back] for parts in zip(*results)]

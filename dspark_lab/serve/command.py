@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 import dspark_lab as lab
-from dspark_lab.cli import Confidence, Drafters, MaxDraft, Mode, Model
+from dspark_lab.cli import Confidence, DrafterBits, Drafters, Dtype, Force, MaxDraft, Mode, Model
 from dspark_lab.serve.run import run
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -26,9 +26,12 @@ def serve(
     cache_memory: Annotated[int, typer.Option(min=0, help="MiB for the caches of earlier turns.")] = 1024,
     cache_folder: Annotated[Path | None, typer.Option(help="Keep them here too, for after a restart.")] = None,
     allow_origin: Annotated[list[str] | None, typer.Option(help="A web page that may use the server.")] = None,
+    drafter_bits: DrafterBits = None,
+    dtype: Dtype = None,
+    force: Force = False,
 ):
     """Serve a pair to OpenAI clients, over HTTP."""
-    pair = lab.load_pair(model, drafter=drafter or None)
+    pair = lab.load_pair(model, drafter or None, mode, drafter_bits=drafter_bits, dtype=dtype, force=force)
     options = {"max_draft": max_draft, "confidence_threshold": confidence_threshold, "queue": queue}
     options |= {"prefix_cache": lab.PrefixCache(pair, cache_memory * 2**20, cache_folder)}
     run(pair, mode, host=host, port=port, api_key=api_key, allow_origins=allow_origin or (), **options)

@@ -29,16 +29,21 @@ class Stopped(Exception):
     """The client has gone, or the server shuts down."""
 
 
+class Refused(Exception):
+    """The model cannot do what was asked; says why."""
+
+
 @dataclass(eq=False)
 class Job:
-    """One generation: ``stream``, what ``dspark_lab.stream`` returned, not begun; and what has come of it.
+    """One generation: ``begin``, a call of ``dspark_lab.stream`` still to be made; and what has come of it.
 
-    ``deliver`` is called, in the engine's thread, with every Round, the last of which has a finish_reason; or with an
-    exception, after which nothing follows. ``cached_tokens``: how much of the prompt a kept cache held. ``created``: on
-    ``time.perf_counter``.
+    ``begin`` is called in the engine's thread: while another text is in a pass, parts of the target are replaced, and
+    nobody else may look at it. ``deliver`` is called there too, with every Round, the last of which has a
+    finish_reason; or with an exception, after which nothing follows. ``cached_tokens``: how much of the prompt a kept
+    cache held. ``created``: on ``time.perf_counter``.
     """
 
-    stream: Iterator[Round]
+    begin: Callable[[], Iterator[Round]]
     mode: str
     prompt_tokens: int
     deliver: Callable[[Any], None] = lambda event: None
@@ -124,12 +129,19 @@ class Engine:
 
     def _decode(self, job):
         try:
-            with closing(job.stream) as rounds:
+            with closing(self._begin(job)) as rounds:
                 self._follow(job, rounds)
         except Exception as error:
-            log.exception("a generation failed")
+            if not isinstance(error, Refused):
+                log.exception("a generation failed")
             self.metrics.generation(job, "failed")
             job.deliver(error)
+
+    def _begin(self, job):
+        try:
+            return job.begin()
+        except ValueError as error:
+            raise Refused(str(error)) from error
 
     def _follow(self, job, rounds):
         """Deliver ``rounds`` until they end or the job is cancelled; what ends is counted before it is delivered."""

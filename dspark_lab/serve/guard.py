@@ -6,12 +6,14 @@ between a client and any error that nobody foresaw.
 
 import hmac
 import logging
+import re
 
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 log = logging.getLogger(__name__)
 OPEN = ("/health",)  # needs no key
+HOST = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(:\d*)?")
 
 
 class ApiError(Exception):
@@ -102,6 +104,6 @@ class Guard:
 
 
 def host_name(header):
-    """The name in a Host header (bytes) without its port; an IPv6 address keeps its brackets."""
-    name = header.decode("latin-1").strip().lower()
-    return name.partition("]")[0] + "]" if name.startswith("[") else name.partition(":")[0]
+    """The name in a Host header (bytes) without its port, "" if it is no such; an IPv6 address keeps its brackets."""
+    found = HOST.fullmatch(header.decode("latin-1").strip().lower())
+    return found[1] if found else ""

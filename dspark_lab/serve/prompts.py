@@ -67,8 +67,8 @@ def call(given):
     """A ToolCall with its arguments as an object."""
     try:
         arguments = json.loads(whole_characters(json.loads(given.function.arguments or "{}")))
-    except ValueError:
-        raise ApiError(400, "the arguments of a tool call are not JSON", param="messages") from None
+    except (ValueError, RecursionError):
+        raise ApiError(400, "the arguments of a tool call are no JSON that can be read", param="messages") from None
     return {"id": given.id, "type": "function", "function": {"name": given.function.name, "arguments": arguments}}
 
 
@@ -86,19 +86,17 @@ def begins_thinking(tokenizer, ids):
 
 def make_prompt(pair, request):
     """The Prompt of a ChatRequest or TextRequest, checked against the target's context."""
+    chat = isinstance(request, ChatRequest)
     try:
-        if isinstance(request, ChatRequest):
-            prompt = chat_prompt(pair, request)
-        else:
-            prompt = Prompt(encode_prompt(pair, request.prompt, chat=False), [])
+        prompt = chat_prompt(pair, request) if chat else Prompt(encode_prompt(pair, request.prompt, chat=False), [])
     except ValueError as error:
         raise ApiError(400, str(error)) from None
-    except TypeError:  # of a template that stumbles over a value, or a tokenizer over half a character
-        raise ApiError(400, f"the messages cannot be put into the chat template of {pair.name}") from None
+    except (TypeError, RecursionError):  # of a template that stumbles over a value, or over one nested too deep
+        raise ApiError(400, f"the request cannot be put into the chat template of {pair.name}") from None
     limit = pair.target.context_length
     if limit is not None and len(prompt.ids) >= limit:
         text = f"the prompt has {len(prompt.ids)} tokens; the model's context is {limit}, the answer's tokens included"
-        raise ApiError(400, text, "context_length_exceeded", "messages" if prompt.tools else "prompt")
+        raise ApiError(400, text, "context_length_exceeded", "messages" if chat else "prompt")
     return prompt
 
 

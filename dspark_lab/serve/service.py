@@ -4,11 +4,12 @@ import asyncio
 import contextlib
 import json
 from contextlib import aclosing
+from functools import partial
 
 from fastapi.responses import StreamingResponse
 
 import dspark_lab as lab
-from dspark_lab.serve.engine import Job, QueueFull, Stopped
+from dspark_lab.serve.engine import Job, QueueFull, Refused, Stopped
 from dspark_lab.serve.guard import ApiError
 from dspark_lab.serve.prompts import make_prompt, options
 
@@ -47,12 +48,9 @@ class Service:
             raise ApiError(404, f"there is no such model here; there are {names}", "model_not_found", "model")
         mode, settings, prompt = self.models[model], options(body), make_prompt(self.pair, body)
         own = self.decoding if model == self.pair.name else {}
-        try:
-            kept = self.engine.prefix_cache
-            stream = lab.stream(self.pair, prompt.ids, mode, prefix_cache=kept, **settings, **own)
-        except ValueError as error:
-            raise ApiError(400, str(error)) from None
-        return kind(self.pair, prompt, model, settings, Job(stream, mode, len(prompt.ids)))
+        kept = self.engine.prefix_cache
+        begin = partial(lab.stream, self.pair, prompt.ids, mode, prefix_cache=kept, **settings, **own)
+        return kind(self.pair, prompt, model, settings, Job(begin, mode, len(prompt.ids)))
 
     def begin(self, request, job):
         """Queue ``job`` and return its rounds as they come; from now on the client is watched. Raises ApiError."""
@@ -89,6 +87,8 @@ async def rounds_of(arrived):
         event = await arrived.get()
         if isinstance(event, Stopped):
             raise ApiError(503, "the generation was cancelled")
+        if isinstance(event, Refused):
+            raise ApiError(400, str(event))
         if isinstance(event, Exception):
             raise ApiError(500, "the generation failed; the server's log says more")
         yield event

@@ -1,0 +1,89 @@
+"""Training by the clock on what the target answers: its lessons, its clock, and a drafter that comes of it."""
+
+import json
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+import dspark_lab as lab
+from dspark_lab.generate import encode_prompt
+from dspark_lab.pair import WEIGHTS
+from dspark_lab.train import quick
+from dspark_lab.train.drafters import drafter_config, new_drafter
+from dspark_lab.train.lab import LAB
+from dspark_lab.train.problems import problems
+
+
+@pytest.fixture(scope="module")
+def pair():
+    """The lab pair, without its drafters."""
+    return lab.load_pair(mode="baseline", drafter=[])
+
+
+@pytest.fixture(scope="module")
+def lessons(pair):
+    """Four short texts of the target's."""
+    prompts = [encode_prompt(pair, worked.problem) for worked in problems(4, seed=1)]
+    return prompts, quick.make_lessons(pair, LAB.taps, prompts, max_tokens=16)
+
+
+def fresh(pair):
+    """A drafter of one thin layer that has learnt nothing."""
+    base = json.loads((WEIGHTS / "base" / "config.json").read_text())
+    thin = {"num_hidden_layers": 1, "layer_types": ["full_attention"], "intermediate_size": 64, "markov_rank": 16}
+    return new_drafter({**drafter_config("dspark", base, LAB, 2), **thin}, pair.target, seed=0)
+
+
+def test_lessons_are_what_the_target_computes_on_its_own_answers(pair, lessons):
+    prompts, given = lessons
+    for row, prompt in enumerate(prompts):
+        text = given.tokens[row, : given.ends[row]].tolist()
+        assert text[: len(prompt)] == prompt and given.starts[row] == len(prompt) < len(text) <= len(prompt) + 16
+        logits, hidden = pair.target.forward(text, pair.target.new_cache(), LAB.taps)
+        assert mx.allclose(given.logits[row, : len(text)], logits, atol=1e-2).item()
+        assert mx.allclose(given.hidden[row, : len(text)], hidden[0], atol=1e-2).item()
+
+
+def test_blocks_are_drawn_from_the_answers(lessons):
+    _, given = lessons
+    *_, anchors, ends = given.draw(np.random.default_rng(0), batch=64, anchors=64)
+    rows = np.random.default_rng(0).integers(4, size=64)  # the generator's first draw
+    low, high = np.array(anchors).min(axis=1), np.array(anchors).max(axis=1)
+    assert (low == given.starts[rows] - 1).all()  # the last token of the prompt: an answer's first follows it
+    assert (high == given.ends[rows] - 2).all() and (np.array(ends) == given.ends[rows]).all()
+
+
+def test_some_steps_teach_it_and_its_tokens_stay_the_targets(pair, lessons):
+    _, given = lessons
+    drafter = fresh(pair)
+    before = quick.mean_overlaps(drafter, given)
+    losses = [loss for _, loss in quick.train(drafter, given, steps=20)]
+    assert len(losses) == 20 and np.mean(losses[-3:]) < losses[0] - 0.3
+    assert (before < 0.02).all() and (quick.mean_overlaps(drafter, given) > 0.05).all()
+    mine = lab.Pair(pair.target, {"mine": drafter}, pair.tokenizer, pair.stop_tokens)
+    asked = lab.examples.PROMPTS["math"][0]
+    answers = [lab.generate(mine, asked, mode, max_tokens=24).tokens for mode in ("baseline", "mine")]
+    assert answers[0] == answers[1]
+
+
+def test_the_clock_runs_in_steps_alone(pair, lessons, monkeypatch):
+    """Every look at the clock is a second later: a step takes one second, and three seconds are three steps."""
+    ticks = iter(range(1000))
+    monkeypatch.setattr(quick.time, "perf_counter", lambda: float(next(ticks)))
+    spent = []
+    for seconds, _ in quick.train(fresh(pair), lessons[1], seconds=3):
+        spent.append(seconds)
+        [next(ticks) for _ in range(50)]  # whoever looks on may take their time
+    assert spent == [1, 2, 3]
+
+
+def test_the_same_seed_trains_the_same(pair, lessons):
+    runs = [[loss for _, loss in quick.train(fresh(pair), lessons[1], steps=3, seed=seed)] for seed in (5, 5, 6)]
+    assert runs[0] == runs[1] != runs[2]
+
+
+@pytest.mark.parametrize("given", [{}, {"seconds": 1, "steps": 1}, {"steps": 0}, {"seconds": -1.0}])
+def test_time_or_steps_must_be_given(given):
+    with pytest.raises(ValueError, match="give one of them"):
+        next(quick.train(None, None, **given))

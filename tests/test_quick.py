@@ -1,18 +1,13 @@
 """Training by the clock on what the target answers: its lessons, its clock, and a drafter that comes of it."""
 
-import json
-
 import mlx.core as mx
 import numpy as np
 import pytest
 
 import dspark_lab as lab
-from dspark_lab.generate import encode_prompt
-from dspark_lab.pair import WEIGHTS
 from dspark_lab.train import quick
-from dspark_lab.train.drafters import drafter_config, new_drafter
+from dspark_lab.train.drafters import new_drafter
 from dspark_lab.train.lab import LAB
-from dspark_lab.train.problems import problems
 
 
 @pytest.fixture(scope="module")
@@ -24,15 +19,13 @@ def pair():
 @pytest.fixture(scope="module")
 def lessons(pair):
     """Four short texts of the target's."""
-    prompts = [encode_prompt(pair, worked.problem) for worked in problems(4, seed=1)]
+    prompts = quick.ask(pair, 4, seed=1)
     return prompts, quick.make_lessons(pair, LAB.taps, prompts, max_tokens=16)
 
 
 def fresh(pair):
     """A drafter of one thin layer that has learnt nothing."""
-    base = json.loads((WEIGHTS / "base" / "config.json").read_text())
-    thin = {"num_hidden_layers": 1, "layer_types": ["full_attention"], "intermediate_size": 64, "markov_rank": 16}
-    return new_drafter({**drafter_config("dspark", base, LAB, 2), **thin}, pair.target, seed=0)
+    return new_drafter({**quick.thin_config(pair), "intermediate_size": 64, "markov_rank": 16}, pair.target, seed=0)
 
 
 def test_lessons_are_what_the_target_computes_on_its_own_answers(pair, lessons):
@@ -76,6 +69,14 @@ def test_the_clock_runs_in_steps_alone(pair, lessons, monkeypatch):
         spent.append(seconds)
         [next(ticks) for _ in range(50)]  # whoever looks on may take their time
     assert spent == [1, 2, 3]
+
+
+def test_looks_come_before_in_between_and_at_the_end(pair, lessons, monkeypatch):
+    ticks = iter(range(1000))
+    monkeypatch.setattr(quick.time, "perf_counter", lambda: float(next(ticks)))
+    seen = list(quick.climb(fresh(pair), lessons[1], lessons[1], seconds=5, looks=2))
+    assert [(spent, step) for spent, step, _ in seen] == [(0, 0), (3, 3), (5, 5)]
+    assert all(overlaps.shape == (7,) for *_, overlaps in seen)
 
 
 def test_the_same_seed_trains_the_same(pair, lessons):

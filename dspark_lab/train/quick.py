@@ -4,20 +4,24 @@ The target is frozen, so what it says to a text never changes: it is asked once,
 more than the drafter's own share of it. Steps, losses and optimiser are those of the real recipe (`drafters.py`).
 """
 
+import json
 import time
 from dataclasses import dataclass
 
 import mlx.core as mx
 import numpy as np
 
-from dspark_lab.train.drafters import drafter_loss, teach
+from dspark_lab.generate import encode_prompt
+from dspark_lab.train.drafters import drafter_config, drafter_loss, teach
+from dspark_lab.train.lab import LAB
 from dspark_lab.train.loop import Trainer, warm_up_and_cosine
 from dspark_lab.train.losses import DSPARK
+from dspark_lab.train.problems import problems
 from dspark_lab.train.respond import respond
 from dspark_lab.train.target import pad_chats
 
-BATCH, ANCHORS = 4, 16  # texts a step, and blocks in each
-LEARNING_RATE, WEIGHT_DECAY = 1.5e-3, 0.01
+BATCH, ANCHORS = 4, 8  # texts a step, and blocks in each: many small steps do more in a minute than few large ones
+LEARNING_RATE, WEIGHT_DECAY = 4e-3, 0.01
 FINE = 10_000  # parts into which a run's share of its time is divided, for the learning rate
 AT_ONCE = 16  # texts a pass of the target
 
@@ -46,6 +50,18 @@ class Lessons:
         rows = rng.integers(len(self.tokens), size=batch)
         low, high = self.starts[rows, None] - 1, self.ends[rows, None] - 1
         return self.batch(rows, low + (rng.random((batch, anchors)) * (high - low)).astype(np.int64))
+
+
+def thin_config(pair):
+    """The config.json of a DSpark drafter for the lab ``pair``'s target, of one layer: half the shipped one's depth."""
+    base = json.loads((pair.folders["target"] / "config.json").read_text())
+    config = drafter_config("dspark", base, LAB, pair.tokenizer.mask_token_id)
+    return {**config, "num_hidden_layers": 1, "layer_types": ["full_attention"]}
+
+
+def ask(pair, count, seed, heldout=False):
+    """``count`` generated word problems as prompts (lists of token ids), of the train or the held-out templates."""
+    return [encode_prompt(pair, worked.problem) for worked in problems(count, seed, heldout)]
 
 
 def make_lessons(pair, taps, prompts, max_tokens, temperature=1.0, seed=0):
@@ -79,6 +95,19 @@ def train(drafter, lessons, weights=DSPARK, *, seconds=None, steps=None, seed=0)
         mx.eval(loss, trainer.state)
         spent, step = spent + time.perf_counter() - began, step + 1
         yield spent, loss.item()
+
+
+def climb(drafter, lessons, unseen, seconds, looks=12):
+    """`train` by the clock, with looks at how it does on ``unseen`` Lessons: one before and ``looks`` evenly on.
+
+    An iterator of (seconds so far, steps so far, mean overlaps by position (γ,)).
+    """
+    yield 0.0, 0, mean_overlaps(drafter, unseen)
+    due = 1
+    for step, (spent, _) in enumerate(train(drafter, lessons, seconds=seconds), 1):
+        if spent >= due * seconds / looks:
+            yield spent, step, mean_overlaps(drafter, unseen)
+            due = int(spent * looks / seconds) + 1
 
 
 def overlap_table(drafter, lessons, anchors=8):

@@ -1,10 +1,15 @@
 """Training by the clock on what the target answers: its lessons, its clock, and a drafter that comes of it."""
 
+import json
+
 import mlx.core as mx
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import dspark_lab as lab
+from dspark_lab import cli
+from dspark_lab.bench.common import TRACES
 from dspark_lab.train import quick
 from dspark_lab.train.drafters import new_drafter
 from dspark_lab.train.lab import LAB
@@ -40,8 +45,8 @@ def test_lessons_are_what_the_target_computes_on_its_own_answers(pair, lessons):
 
 def test_blocks_are_drawn_from_the_answers(lessons):
     _, given = lessons
-    *_, anchors, ends = given.draw(np.random.default_rng(0), batch=64, anchors=64)
-    rows = np.random.default_rng(0).integers(4, size=64)  # the generator's first draw
+    *_, anchors, ends = given.draw(np.random.default_rng(0), batch=8, anchors=2000)
+    rows = np.random.default_rng(0).integers(4, size=8)  # the generator's first draw
     low, high = np.array(anchors).min(axis=1), np.array(anchors).max(axis=1)
     assert (low == given.starts[rows] - 1).all()  # the last token of the prompt: an answer's first follows it
     assert (high == given.ends[rows] - 2).all() and (np.array(ends) == given.ends[rows]).all()
@@ -88,3 +93,22 @@ def test_the_same_seed_trains_the_same(pair, lessons):
 def test_time_or_steps_must_be_given(given):
     with pytest.raises(ValueError, match="give one of them"):
         next(quick.train(None, None, **given))
+
+
+def test_the_command_records_the_climb(tmp_path):
+    out = tmp_path / "training.json"
+    small = ("--seconds", "1", "--texts", "2", "--unseen", "2", "--max-tokens", "8", "--out", str(out))
+    result = CliRunner().invoke(cli.app, ["bench", "training", *small], prog_name="dspark-lab")
+    assert result.exit_code == 0, result.output
+    record = json.loads(out.read_text())
+    climb = record["cells"]["climb"]
+    assert record["settings"]["seconds"] == 1 and {"processor", "mlx", "date", "weights"} <= set(record["stamp"])
+    assert climb[0]["seconds"] == climb[0]["steps"] == 0 and climb[-1]["seconds"] >= 1
+    assert all(len(row["overlaps"]) == 7 for row in climb) and len(record["cells"]["shipped"]) == 7
+
+
+def test_the_recorded_five_minutes_are_five_and_climb():
+    record = json.loads((TRACES / "training-five-minutes.json").read_text())
+    first, *_, last = record["cells"]["climb"]
+    assert record["settings"]["seconds"] == 300 <= last["seconds"]
+    assert all(a + 0.2 < b for a, b in zip(first["overlaps"], last["overlaps"]))

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from dspark_lab.bench import calibration_commands, cost_commands, peer_commands
+from dspark_lab.bench import calibration_commands, cost_commands, peer_commands, training_command
 from dspark_lab.bench.common import (
     TRACES,
     Domains,
@@ -38,6 +38,7 @@ app.command()(cost_commands.cost)
 app.command()(cost_commands.auto)
 app.command()(calibration_commands.calibration)
 app.command()(peer_commands.peers)
+app.command()(training_command.training)
 
 
 @app.command()

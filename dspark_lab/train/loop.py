@@ -27,7 +27,7 @@ def fit(models, loss_fn, batches, steps, learning_rate, folder, title, weight_de
     # and on a CPU only with a C++ compiler. One large model trained for long is worth it.
     fused = len(models) == 1 and mx.default_device() == mx.gpu
     trainers = {
-        name: Trainer(model, partial(loss_fn, name), steps, learning_rate, weight_decay, fused)
+        name: Trainer(model, partial(loss_fn, name), warm_up_and_cosine(steps, learning_rate), weight_decay, fused)
         for name, model in models.items()
     }
     progress_file = Path(folder, f"{title.replace(' ', '_')}.progress.json")
@@ -55,20 +55,28 @@ def fit(models, loss_fn, batches, steps, learning_rate, folder, title, weight_de
     return curves
 
 
-class Trainer:
-    """A model, its optimiser and the step that moves both; ``fused``: compiled into fewer, larger kernels."""
+def warm_up_and_cosine(steps, learning_rate):
+    """A learning rate by step: up from 0 in 4 % of ``steps``, then down a cosine to a twentieth."""
+    warm = max(1, steps * 4 // 100)
+    return optim.join_schedules(
+        [
+            optim.linear_schedule(0.0, learning_rate, warm),
+            optim.cosine_decay(learning_rate, max(1, steps - warm), learning_rate / 20),
+        ],
+        [warm],
+    )
 
-    def __init__(self, model, loss_fn, steps, learning_rate, weight_decay, fused):
-        warm = max(1, steps * 4 // 100)
-        schedule = optim.join_schedules(
-            [
-                optim.linear_schedule(0.0, learning_rate, warm),
-                optim.cosine_decay(learning_rate, max(1, steps - warm), learning_rate / 20),
-            ],
-            [warm],
-        )
+
+class Trainer:
+    """A model, its optimiser and the step that moves both.
+
+    ``learning_rate``: a number, which ``optimizer.learning_rate`` may change, or a schedule, step -> number;
+    ``fused``: compiled into fewer, larger kernels.
+    """
+
+    def __init__(self, model, loss_fn, learning_rate, weight_decay, fused=False):
         self.model = model
-        self.optimizer = optim.AdamW(learning_rate=schedule, betas=[0.9, 0.95], weight_decay=weight_decay)
+        self.optimizer = optim.AdamW(learning_rate=learning_rate, betas=[0.9, 0.95], weight_decay=weight_decay)
         self.optimizer.init(model.trainable_parameters())
         self.state = [model.state, self.optimizer.state]
         gradient = nn.value_and_grad(model, partial(in_compute_type, model, loss_fn))

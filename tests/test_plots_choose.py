@@ -29,6 +29,9 @@ def test_the_fastest_point_is_the_one_with_most_tokens_a_pass():
     alt = plots.alt_text(plots.against_cost({"code": rows}))
     assert "code: fastest is dspark with 1 drafts, 1.80 tokens a round at 1.50 passes, 1.20 times plain" in alt
 
+    alt = plots.alt_text(plots.against_cost({"prose": {"dspark": {0: (1, 1), 1: (2.0, 1.8)}}}))
+    assert "prose: fastest is plain decoding, 1.00 tokens a round" in alt
+
 
 def test_nothing_to_draw_is_refused():
     for draw in (plots.against_cost, lambda panels: plots.by_position_panels(panels, "rate")):

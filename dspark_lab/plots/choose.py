@@ -57,13 +57,12 @@ def against_cost(panels):
 
     ``panels``: panel -> {mode: {draft length: (cost in plain passes, accepted length)}}. Rays from the origin join
     points of equal speed; along a ray it is accepted length over cost, and plain decoding is the point (1, 1). The
-    star is the fastest point.
+    star is the fastest point. Draft length 0, plain decoding, is the same for all modes.
     """
-    fig, axes = picture(max(5.4, 3.4 * len(some(panels, "modes"))), 3.9, 1, len(panels), sharex=True, sharey=True)
+    fig, axes = picture(max(5.4, 3.4 * len(some(panels, "modes"))), 3.9, 1, len(panels))
     axes, said = np.atleast_1d(axes).ravel(), []
-    everything = [point for modes in panels.values() for row in modes.values() for point in row.values()]
-    right, top = (1.08 * max(values) for values in zip(*everything))
     for ax, (panel, modes) in zip(axes, panels.items()):
+        right, top = (1.08 * max(column) for column in zip(*[p for row in modes.values() for p in row.values()]))
         draw_rays(ax, right, top)
         for i, (mode, row) in enumerate(some(modes, "draft lengths").items()):
             ax.plot(*zip(*row.values()), **line_style(mode, i))
@@ -71,10 +70,11 @@ def against_cost(panels):
             (gained / cost, mode, n) for mode, row in modes.items() for n, (cost, gained) in row.items()
         )
         cost, gained = modes[mode][length]
+        name = f"{mode} with {length} drafts" if length else "plain decoding"
         ax.plot(cost, gained, marker="*", markersize=17, color=INK, markeredgecolor=PAPER)
         said.append(
-            f"{panel}: fastest is {mode} with {length} drafts, {number(gained)} tokens a round at {number(cost)} "
-            f"passes, {number(speed)} times plain"
+            f"{panel}: fastest is {name}, {number(gained)} tokens a round at {number(cost)} passes, "
+            f"{number(speed)} times plain"
         )
         ax.set(xlabel="cost of a round, in plain passes", xlim=(0, right), ylim=(0, top))
         ax.set_title(panel, fontsize=10)

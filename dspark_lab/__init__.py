@@ -12,7 +12,7 @@ blas.install()
 if Path(*sys.argv[:1]).name != "dspark-lab":  # the command line answers --help without it, and imports it when needed
     import mlx_lm.utils  # noqa: F401  (most of a second, paid here rather than by the first load_pair)
 
-from dspark_lab import calibrate, cost, examples, metrics, toy
+from dspark_lab import calibrate, cost, examples, metrics, published, sealed, toy
 from dspark_lab.auto import Auto
 from dspark_lab.cost import measure_costs, measure_verify_cost, speedup
 from dspark_lab.curves import Costs, Curve, load_traces
@@ -64,8 +64,10 @@ __all__ = [
     "measure_verify_cost",
     "metrics",
     "plots",
+    "published",
     "residual",
     "rounds_by_request",
+    "sealed",
     "show_source",
     "speedup",
     "stream",

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from hand_rounds import decode, hand_round, hand_text, many_rounds
 
-from dspark_lab import plots
+from dspark_lab import metrics, plots
 
 FAST = many_rounds([0.9, 0.88, 0.85, 0.8, 0.78, 0.75, 0.7])
 SLOW = many_rounds([0.8, 0.5, 0.4, 0.45, 0.5, 0.5, 0.6], seed=1)
@@ -38,6 +38,12 @@ def figures():
     return {
         "accept_rule": plots.accept_rule(P, Q, WORDS),
         "accepted_lengths": plots.accepted_lengths({"code, dspark": FAST, "code, dflash": SLOW, "prose": SLOW}),
+        "against_cost": plots.against_cost(
+            {
+                d: {"dspark": {0: (1, 1), 1: (1.3, 1.8), 7: (2.2, 4.1)}, "lookup": {0: (1, 1), 7: (1.2, 1.3)}}
+                for d in WORDS[:3]
+            }
+        ),
         "agreement": plots.agreement({"dspark": [(100, 110), (120, 118)], "dflash": [(80, 95), (70, 66)]}),
         "attention": plots.attention(mask, ["x0", "[M]", "[M]", "[M]"], [*"abcde", "x0", "[M]", "[M]", "[M]"], 5),
         "bars": plots.bars(
@@ -45,6 +51,14 @@ def figures():
         ),
         "budget": plots.budget({"scheduler": {1: 6.2, 4: 4.0, 16: 1.1}, "fixed 4": {1: 4, 4: 4, 16: 4}}),
         "by_position": plots.by_position(modes),
+        "by_position_panels": plots.by_position_panels(
+            {
+                d: {mode: metrics.conditional_acceptance(rounds) for mode, rounds in modes.items()}
+                for d in ("code", "math")
+            },
+            "conditional acceptance",
+            marks={"math": {"dflash": {1: 0.88, 7: 0.6}}},
+        ),
         "caches": plots.caches(plots.cache_steps(hand_round(2, 5), decode, ["Tom", " has", " 3", " pens"])),
         "curves": plots.curves(
             {"cross-entropy": [(n, 3 / n) for n in range(1, 60)], "L1": {1: 2, 30: 1}}, "step", "loss"

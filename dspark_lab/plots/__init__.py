@@ -2,6 +2,7 @@
 
 from dspark_lab.plots.acceptance import accepted_lengths, by_position, overlaps, suffix_decay
 from dspark_lab.plots.charts import bars, curves
+from dspark_lab.plots.choose import against_cost, by_position_panels
 from dspark_lab.plots.confidence import order, reliability, separation, threshold_sweep
 from dspark_lab.plots.cost import agreement, budget, scheduling, speed_by_length, throughput, verify_cost
 from dspark_lab.plots.inside import CacheStep, attention, cache_steps, caches, markov_bias
@@ -14,12 +15,14 @@ __all__ = [
     "Picture",
     "accept_rule",
     "accepted_lengths",
+    "against_cost",
     "agreement",
     "alt_text",
     "attention",
     "bars",
     "budget",
     "by_position",
+    "by_position_panels",
     "cache_steps",
     "caches",
     "curves",

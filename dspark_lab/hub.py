@@ -86,13 +86,23 @@ def on_the_hub(repository):
 
 def cached(repository, error):
     """The Checkpoint of ``repository`` in the Hub's cache, or what ``error`` means if it is not there whole."""
+    if found := in_cache(repository):
+        return found
+    raise explain(repository, error) from None
+
+
+def in_cache(repository):
+    """The Checkpoint of ``repository`` in the Hub's cache on this machine, or None if it is not there whole.
+
+    The Hub itself is not asked. Raises ValueError for what is there and damaged.
+    """
     from huggingface_hub import snapshot_download
 
     try:
         folder = snapshot_download(repository, local_files_only=True, allow_patterns=FILES, ignore_patterns=SUBFOLDERS)
+        return on_disk(Path(folder), repository)
     except failures():
-        raise explain(repository, error) from None
-    return on_disk(Path(folder), repository)
+        return None
 
 
 def failures():

@@ -123,8 +123,12 @@ class PrefixCache:
         return new_caches(self.pair.target, self.pair.drafter(mode))
 
     def candidates(self, mode, tokens):
-        """``(shared, kept)`` for the kept texts of ``mode`` that can serve ``tokens``, the longest prefix first."""
-        found = [(common_prefix(kept.tokens, tokens), kept) for kept in self.kept if kept.mode == mode]
+        """``(shared, kept)`` for the kept texts of ``mode`` that can serve ``tokens``, the longest prefix first.
+
+        Of equals the latest used comes first: a stranger, who shares a chat template's first tokens with everybody,
+        must not make the oldest conversation young again.
+        """
+        found = [(common_prefix(kept.tokens, tokens), kept) for kept in reversed(self.kept) if kept.mode == mode]
         usable = [(n, kept) for n, kept in found if n and (kept.trimmable or n == len(kept.tokens))]
         return sorted(usable, key=lambda pair: pair[0], reverse=True)
 

@@ -165,6 +165,18 @@ def test_offline_afterwards(server, monkeypatch):
         lab.load_pair(TARGET)
 
 
+def test_what_is_in_the_cache(server):
+    """Asked without the Hub: nothing at first, nothing while only a config.json is there, then the whole."""
+    drafter = "z-lab/Qwen3-4B-DFlash-b16"
+    assert hub.in_cache(drafter) is None and not server.requests
+    found = hub.look_up(drafter)
+    before = len(server.requests)
+    assert hub.in_cache(drafter) is None
+    assert len(server.requests) == before
+    folder = found.fetch()
+    assert hub.in_cache(drafter).folder == folder and hub.in_cache(drafter).missing == 0
+
+
 def test_an_interrupted_download_goes_on(server, repositories, monkeypatch):
     """The second request asks for the rest alone, and the file is whole."""
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 10_000)  # what is written at once

@@ -115,6 +115,19 @@ def test_the_least_recently_used_goes_first(golden, prompts):
     assert reused(cache, two, "dspark") == 0
 
 
+def test_a_stranger_makes_no_old_conversation_young(golden, prompts):
+    """A new text that shares only a template's beginning with all of them is no use of the oldest one."""
+    size = PrefixCache(golden)
+    warm(size, prompts[0], "dspark")
+    cache = PrefixCache(golden, max_bytes=int(2.4 * size.nbytes))
+    one, two, three = ([9, 8, token, *prompts[0]] for token in (5, 6, 7))
+    warm(cache, one, "dspark")
+    warm(cache, two, "dspark")
+    assert reused(cache, three, "dspark") == 2  # the template's
+    assert reused(cache, two, "dspark") > 2
+    assert reused(cache, one, "dspark") == 2  # it was the oldest, and went
+
+
 def test_no_memory_keeps_nothing(golden, prompts):
     cache = PrefixCache(golden, max_bytes=0)
     assert reused(cache, prompts[0], "dspark") == reused(cache, prompts[0], "dspark") == len(cache) == 0

@@ -14,7 +14,7 @@ from nbgrader.api import Gradebook
 from nbgrader.nbgraderformat import MetadataValidator
 
 EXERCISES = Path(__file__).parent.parent / "notebooks" / "exercises"
-NAMES = sorted(folder.name for folder in (EXERCISES / "source").iterdir())
+NAMES = sorted(path.stem for path in (EXERCISES / "source").glob("*/*.ipynb"))
 BLOCK = re.compile(r"[ ]*### BEGIN (SOLUTION|HIDDEN TESTS)\n(.*?)[ ]*### END \1\n?", re.DOTALL)
 
 # Assignment -> mistakes that students make: in which of their cells, and what they write in place of what. Each passes

@@ -58,6 +58,7 @@ def listen(host, port):
         listening = socket.socket(family, kind, protocol)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
+        listening.listen()  # from now on, so that who is told the address may come at once, and waits
     except OSError as error:
         raise ValueError(f"cannot listen at {host}:{port} ({error.strerror}); give another --host or --port") from error
     return listening

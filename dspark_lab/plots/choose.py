@@ -34,7 +34,7 @@ def by_position_panels(panels, ylabel, title="", marks=None):
     for ax, (panel, series) in zip(axes, panels.items()):
         lines = {label: points(rates) for label, rates in some(series, "rates").items()}
         marked = marks.get(panel, {})
-        looks = {label: style for style, label, _ in styled({**marked, **lines})}
+        looks = {label: style for style, label, _ in styled({**lines, **marked})}
         for label, line in lines.items():
             with_interval(ax, line, label, looks[label])
             said.append(f"{panel}, {label}: {first_and_last(line)}")

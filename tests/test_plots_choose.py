@@ -9,7 +9,7 @@ def test_panels_say_the_ends_of_every_line_and_of_every_mark():
     panels = {"math": {"dspark": [0.9, 0.8, 0.75], "dflash": [0.88]}, "chat": {"dspark": [0.7, 0.6]}}
     fig = plots.by_position_panels(panels, "rate", marks={"chat": {"dflash": {1: 0.72, 7: 0.63}, "dspark": {1: 0.5}}})
     assert plots.alt_text(fig) == (
-        "rate. math, dspark: 0.90 at 1 and 0.75 at 3; math, dflash: 0.88 at 1; chat, dspark: 0.70 at 1 and 0.60 at 2; "
+        "Rate. math, dspark: 0.90 at 1 and 0.75 at 3; math, dflash: 0.88 at 1; chat, dspark: 0.70 at 1 and 0.60 at 2; "
         "chat, dflash, published (hollow): 0.72 at 1 and 0.63 at 7; chat, dspark, published (hollow): 0.50 at 1."
     )
     assert [ax.get_title() for ax in fig.axes] == ["math", "chat"]
@@ -27,7 +27,7 @@ def test_marks_have_the_style_of_the_series_of_their_name():
 def test_the_fastest_point_is_the_one_with_most_tokens_a_pass():
     rows = {"dspark": {0: (1, 1), 1: (1.5, 1.8), 7: (3.0, 3.3)}, "eagle3": {0: (1, 1), 7: (5.0, 4.5)}}
     alt = plots.alt_text(plots.against_cost({"code": rows}))
-    assert "code: fastest is dspark with 1 drafts, 1.80 tokens a round at 1.50 passes, 1.20 times plain" in alt
+    assert "code: fastest is dspark with 1 draft, 1.80 tokens a round at 1.50 passes, 1.20 times plain" in alt
 
     alt = plots.alt_text(plots.against_cost({"prose": {"dspark": {0: (1, 1), 1: (2.0, 1.8)}}}))
     assert "prose: fastest is plain decoding, 1.00 tokens a round" in alt

@@ -7,6 +7,7 @@ from dspark_lab.plots.style import (
     GREY,
     INK,
     PAPER,
+    counted,
     described,
     legend_below,
     line_style,
@@ -14,6 +15,7 @@ from dspark_lab.plots.style import (
     number,
     picture,
     some,
+    styled,
     with_interval,
 )
 
@@ -31,11 +33,13 @@ def by_position_panels(panels, ylabel, title="", marks=None):
     axes, said = np.atleast_1d(axes).ravel(), []
     for ax, (panel, series) in zip(axes, panels.items()):
         lines = {label: points(rates) for label, rates in some(series, "rates").items()}
-        for i, (label, line) in enumerate(lines.items()):
-            with_interval(ax, line, label, i)
+        marked = marks.get(panel, {})
+        looks = {label: style for style, label, _ in styled({**lines, **marked})}
+        for label, line in lines.items():
+            with_interval(ax, line, label, looks[label])
             said.append(f"{panel}, {label}: {first_and_last(line)}")
-        for label, given in marks.get(panel, {}).items():
-            style = line_style(label, list(lines).index(label) if label in lines else len(lines))
+        for label, given in marked.items():
+            style = line_style(label, looks[label])
             hollow = {"markersize": 11, "markerfacecolor": "none", "markeredgecolor": style["color"], "linestyle": ""}
             ax.plot(*zip(*given.items()), **{**style, **hollow, "label": None, "markeredgewidth": 1.6})
             said.append(f"{panel}, {label}, published (hollow): {first_and_last(list(given.items()))}")
@@ -64,13 +68,13 @@ def against_cost(panels):
     for ax, (panel, modes) in zip(axes, panels.items()):
         right, top = (1.08 * max(column) for column in zip(*[p for row in modes.values() for p in row.values()]))
         draw_rays(ax, right, top)
-        for i, (mode, row) in enumerate(some(modes, "draft lengths").items()):
-            ax.plot(*zip(*row.values()), **line_style(mode, i))
+        for style, mode, row in styled(some(modes, "draft lengths")):
+            ax.plot(*zip(*row.values()), **line_style(mode, style))
         speed, mode, length = max(
             (gained / cost, mode, n) for mode, row in modes.items() for n, (cost, gained) in row.items()
         )
         cost, gained = modes[mode][length]
-        name = f"{mode} with {length} drafts" if length else "plain decoding"
+        name = f"{mode} with {counted(length, 'draft')}" if length else "plain decoding"
         ax.plot(cost, gained, marker="*", markersize=17, color=INK, markeredgecolor=PAPER)
         said.append(
             f"{panel}: fastest is {name}, {number(gained)} tokens a round at {number(cost)} passes, "

@@ -12,6 +12,7 @@ import nbformat
 
 CELL_SECONDS = 600  # a cell that takes longer hangs
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
+NOT_THE_COURSE = {".ipynb_checkpoints", "release"}  # folders: an editor's, and the exercises as nbgrader hands them out
 KEPT = ("tags", "nbgrader", "jupyter")  # of a cell's metadata; not when it ran, nor what an editor noted there
 
 
@@ -38,7 +39,7 @@ def rerun(course):
     notebook's file stays as it was, and so do those behind it.
     """
     for path in sorted(course.rglob("*.ipynb")):
-        if ".ipynb_checkpoints" not in path.parts:
+        if NOT_THE_COURSE.isdisjoint(path.relative_to(course).parts):
             start = time.perf_counter()
             nbformat.write(execute(path), path)
             yield path, time.perf_counter() - start
@@ -59,7 +60,9 @@ def execute(path):
     # One output for a stream, however its text dribbled in; no times in the metadata.
     options = {"timeout": CELL_SECONDS, "record_timing": False, "coalesce_streams": True, "on_cell_start": note}
     try:
-        NotebookClient(notebook, kernel_name="python3", resources={"metadata": {"path": path.parent}}, **options).execute()
+        NotebookClient(
+            notebook, kernel_name="python3", resources={"metadata": {"path": path.parent}}, **options
+        ).execute()
     except (CellControlSignal, DeadKernelError) as error:
         why = f"{getattr(error, 'ename', type(error).__name__)}: {getattr(error, 'evalue', '') or error}"
         raise RuntimeError(

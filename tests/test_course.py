@@ -60,7 +60,7 @@ def test_rerun_names_the_cell_that_stopped_it_and_leaves_that_notebook_alone(fol
 def test_rerun_of_a_cell_that_hangs(folder, monkeypatch):
     monkeypatch.setattr(course, "CELL_SECONDS", 1)
     save(folder / "00.ipynb", "y = 1", "import time; time.sleep(60)")
-    with pytest.raises(RuntimeError, match="cell 2 of 2.*[Tt]imeout"):
+    with pytest.raises(RuntimeError, match=r"cell 2 of 2.*[Tt]imeout"):
         list(course.rerun(folder))
 
 

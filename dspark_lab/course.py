@@ -12,7 +12,6 @@ import nbformat
 
 CELL_SECONDS = 600  # a cell that takes longer hangs
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
-NOT_THE_COURSE = {".ipynb_checkpoints", "release"}  # folders: an editor's, and the exercises as nbgrader hands them out
 KEPT = ("tags", "nbgrader", "jupyter")  # of a cell's metadata; not when it ran, nor what an editor noted there
 
 
@@ -21,6 +20,11 @@ def find_course():
     package = Path(__file__).parent
     places = (package / "notebooks", package.parent / "notebooks")
     return next((place for place in places if any(place.glob("*.ipynb"))), None)
+
+
+def notebooks(course):
+    """The paths of the course's notebooks, the solved exercises last; those that nbgrader makes are none of them."""
+    return [*sorted(course.glob("*.ipynb")), *sorted(course.glob("exercises/source/*/*.ipynb"))]
 
 
 def copy_course(course, to):
@@ -38,11 +42,10 @@ def rerun(course):
     Raises RuntimeError, naming notebook and cell, at the first cell that fails or takes over CELL_SECONDS; that
     notebook's file stays as it was, and so do those behind it.
     """
-    for path in sorted(course.rglob("*.ipynb")):
-        if NOT_THE_COURSE.isdisjoint(path.relative_to(course).parts):
-            start = time.perf_counter()
-            nbformat.write(execute(path), path)
-            yield path, time.perf_counter() - start
+    for path in notebooks(course):
+        start = time.perf_counter()
+        nbformat.write(execute(path), path)
+        yield path, time.perf_counter() - start
 
 
 def execute(path):

@@ -24,10 +24,14 @@ def save(path, *cells):
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path, monkeypatch):
     """A course of two notebooks, the second in a folder of its own."""
-    (tmp_path / "exercises").mkdir()
-    save(tmp_path / "exercises" / "01.ipynb", "open('here', 'w').close()")
+    monkeypatch.setattr(course, "CELL_SECONDS", 60)
+    source, release = (tmp_path / "exercises" / part / "01_loop" for part in ("source", "release"))
+    source.mkdir(parents=True)
+    release.mkdir(parents=True)
+    save(source / "01.ipynb", "open('here', 'w').close()")
+    save(release / "01.ipynb", "raise NotImplementedError")
     save(tmp_path / "00.ipynb", "x = 3\nfor i in range(2):\n    print(i, flush=True)", "x * 2")
     return tmp_path
 
@@ -35,7 +39,7 @@ def folder(tmp_path):
 def test_rerun_runs_all_of_them_in_their_own_folders(folder):
     done = list(course.rerun(folder))
     assert [path.name for path, _ in done] == ["00.ipynb", "01.ipynb"] and all(seconds > 0 for _, seconds in done)
-    assert (folder / "exercises" / "here").exists()
+    assert (folder / "exercises" / "source" / "01_loop" / "here").exists()
     notebook = nbformat.read(folder / "00.ipynb", as_version=4)
     assert [cell.execution_count for cell in notebook.cells] == [1, 2]
     assert [output.text for output in notebook.cells[0].outputs] == ["0\n1\n"]
@@ -54,7 +58,10 @@ def test_rerun_names_the_cell_that_stopped_it_and_leaves_that_notebook_alone(fol
         list(course.rerun(folder))
     assert path.read_bytes() == before
     assert nbformat.read(folder / "00.ipynb", as_version=4).cells[1].execution_count == 2
-    assert nbformat.read(folder / "exercises" / "01.ipynb", as_version=4).cells[0].execution_count == 7
+    assert (
+        nbformat.read(folder / "exercises" / "source" / "01_loop" / "01.ipynb", as_version=4).cells[0].execution_count
+        == 7
+    )
 
 
 def test_rerun_of_a_cell_that_hangs(folder, monkeypatch):

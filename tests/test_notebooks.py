@@ -14,8 +14,8 @@ import pytest
 from dspark_lab import course
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
-COURSE = sorted(NOTEBOOKS.glob("*.ipynb"))
-EXERCISES = sorted((NOTEBOOKS / "exercises" / "source").rglob("*.ipynb"))
+COURSE = [path for path in course.notebooks(NOTEBOOKS) if path.parent == NOTEBOOKS]
+EXERCISES = [path for path in course.notebooks(NOTEBOOKS) if path.parent != NOTEBOOKS]
 RULES = [(rule, path) for path in COURSE for rule in checks.IN_THE_COURSE]
 RULES += [(rule, path) for path in EXERCISES for rule in checks.EVERYWHERE]
 WHOLE = NOTEBOOKS / "03_lossless_sampling.ipynb"  # a notebook that keeps every rule

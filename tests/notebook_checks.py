@@ -117,7 +117,7 @@ def opens_as_it_should(notebook, path):
     wanted = {
         "a title with its number": rf"\A# {path.name[:2]} · \w",
         "its question": r"\n\n\*\*[^*]+\?\*\*\n",
-        "its time and prerequisites": r"\n\*About [^*]+ (minutes|hour)[^*]+Before it: [^*]+\*\n",
+        "its time and prerequisites": r"\n\*[^*]*\bAbout [^*]+ (minutes|hour)[^*]+Before it: [^*]+\*\n",
         "Binder": rf"mybinder\.org/v2/gh/dspark-lab/dspark-lab/HEAD\?urlpath=lab/tree/notebooks/{path.name}\)",
         "Colab": rf"colab\.research\.google\.com/github/dspark-lab/dspark-lab/blob/HEAD/notebooks/{path.name}\)",
     }

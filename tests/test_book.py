@@ -61,7 +61,7 @@ def offline_prefix():
 
 @pytest.mark.skipif(not find_spec("jupyter_book"), reason='needs the extra book: pip install -e ".[book]"')
 def test_the_website_builds_without_a_warning_and_without_network(tmp_path, offline_prefix):
-    command = [*offline_prefix, sys.executable, "-m", "jupyter_book", "build", NOTEBOOKS, "-W"]
+    command = [*offline_prefix, Path(sys.executable).with_name("jupyter-book"), "build", NOTEBOOKS, "-W"]
     run = subprocess.run([*command, "--path-output", tmp_path], capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr
     html = {page: (tmp_path / "_build" / "html" / f"{page}.html").read_text() for page in PAGES}

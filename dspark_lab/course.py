@@ -82,7 +82,9 @@ def clean(notebook):
     """
     kept = {name: notebook.metadata[name] for name in ("language_info", "widgets") if name in notebook.metadata}
     kept.get("language_info", {}).pop("version", None)
-    notebook.metadata = nbformat.from_dict({"kernelspec": KERNEL, **kept})
+    kernel = notebook.metadata.get("kernelspec", {})
+    usual = kernel.get("name") == "python3" and kernel.get("display_name") in ("Python 3", KERNEL["display_name"])
+    notebook.metadata = nbformat.from_dict({"kernelspec": kernel if usual else KERNEL, **kept})
     for cell in notebook.cells:
         cell.metadata = nbformat.from_dict({name: cell.metadata[name] for name in KEPT if name in cell.metadata})
     return notebook

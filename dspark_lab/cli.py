@@ -4,7 +4,6 @@ Everything heavy is imported inside the command that needs it, so that ``--help`
 """
 
 import json
-import shutil
 import subprocess
 import sys
 import time
@@ -303,27 +302,30 @@ def forward(ctx, commands):
 
 
 @app.command()
-def notebooks(to: Annotated[Path, typer.Option(help="The folder for your copy.")] = Path("dspark-lab-notebooks")):
+def notebooks(
+    to: Annotated[Path, typer.Option(help="The folder for your copy.")] = Path("dspark-lab-notebooks"),
+    rerun: Annotated[
+        bool, typer.Option("--rerun", help="Run the course's own notebooks again instead, all of them, in place.")
+    ] = False,
+):
     """Open the course in JupyterLab, on a copy that is yours; what you changed in it is never overwritten."""
-    course = find_course()
-    if course is None:
+    from dspark_lab import course
+
+    folder = course.find_course()
+    if folder is None:
         fail(
             "the notebooks are not beside this installation; clone the project, and install it with: pip install -e .",
             1,
         )
-    for source in sorted(path for path in course.rglob("*") if path.is_file()):
-        copy = to / source.relative_to(course)
-        if not copy.exists():
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(source, copy)
-    raise typer.Exit(subprocess.call([sys.executable, "-m", "jupyterlab", str(to)]))
-
-
-def find_course():
-    """The folder of the course's notebooks, inside the package or beside it in a checkout, or None."""
-    package = Path(lab.__file__).parent
-    places = (package / "notebooks", package.parent / "notebooks")
-    return next((place for place in places if any(place.glob("*.ipynb"))), None)
+    if rerun:
+        try:
+            for path, seconds in course.rerun(folder):
+                print(f"{path.relative_to(folder)}: {seconds:.0f} s", flush=True)
+        except RuntimeError as error:
+            fail(error, 1)
+    else:
+        course.copy_course(folder, to)
+        raise typer.Exit(subprocess.call([sys.executable, "-m", "jupyterlab", str(to)]))
 
 
 def main():

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 import dspark_lab as lab
 import dspark_lab.pair
-from dspark_lab import cli, doctor, memory
+from dspark_lab import cli, course, doctor, memory
 from dspark_lab.listing import parameters
 from dspark_lab.registry import PUBLISHED
 from dspark_lab.terminal import Ribbon
@@ -314,13 +314,13 @@ def test_bench_is_mounted(command, monkeypatch):
 
 
 def test_notebooks_keep_what_the_reader_wrote(command, tmp_path, monkeypatch):
-    course, copy, opened = tmp_path / "course", tmp_path / "copy", []
-    (course / "exercises").mkdir(parents=True)
-    (course / "00_race.ipynb").write_text("new")
-    (course / "exercises" / "01.ipynb").write_text("new")
+    original, copy, opened = tmp_path / "course", tmp_path / "copy", []
+    (original / "exercises").mkdir(parents=True)
+    (original / "00_race.ipynb").write_text("new")
+    (original / "exercises" / "01.ipynb").write_text("new")
     copy.mkdir()
     (copy / "00_race.ipynb").write_text("mine")
-    monkeypatch.setattr(cli, "find_course", lambda: course)
+    monkeypatch.setattr(course, "find_course", lambda: original)
     monkeypatch.setattr(subprocess, "call", lambda args: opened.append(args) or 0)
     assert command("notebooks", "--to", copy).exit_code == 0
     assert (copy / "00_race.ipynb").read_text() == "mine"
@@ -329,6 +329,6 @@ def test_notebooks_keep_what_the_reader_wrote(command, tmp_path, monkeypatch):
 
 
 def test_notebooks_that_are_not_there_yet(command, monkeypatch):
-    monkeypatch.setattr(cli, "find_course", lambda: None)
+    monkeypatch.setattr(course, "find_course", lambda: None)
     result = command("notebooks")
     assert result.exit_code == 1 and "clone the project" in result.stderr

@@ -76,7 +76,8 @@ def test_repo2docker_finds_what_it_reads():
     """With a folder binder/, repo2docker reads these files, by these names, in it alone."""
     known = {"environment.yml", "requirements.txt", "runtime.txt", "apt.txt", "postBuild", "start"}
     assert {path.name for path in BINDER.iterdir()} <= known
-    assert "-e ." in (BINDER / "requirements.txt").read_text().splitlines()  # pip runs in the repository's root
+    lines = (BINDER / "requirements.txt").read_text().splitlines()  # pip runs in the repository's root
+    assert {"-e .[serve]", "openai"} <= set(lines)  # notebook 10 starts the server
     wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
     runtime = re.fullmatch(r"python-3\.(\d+)\n", (BINDER / "runtime.txt").read_text())
     assert runtime and int(runtime[1]) >= int(wanted.removeprefix(">=3."))

@@ -135,24 +135,32 @@ def scheduling(throughputs, stops=None):
         ax.plot(range(len(values)), values, **line_style(label, style))
         best = int(np.argmax(values))
         said.append(f"{label}: best at {best} admitted with {number(values[best], 3)}")
-        for j, (rule, n) in enumerate((stops or {}).get(label, {}).items()):
-            colour, drop = (RED, GREEN, BLACK)[j % 3], -24 - 13 * j
-            ax.annotate(
-                f"{rule}: {n}",
-                (n, values[n]),
-                (0, drop),
-                textcoords="offset points",
-                ha="center",
-                fontsize=8,
-                color=colour,
-                arrowprops={"arrowstyle": "->", "color": colour},
-            )
+        rules_at = {}
+        for rule, n in (stops or {}).get(label, {}).items():
+            rules_at.setdefault(n, []).append(rule)
             said.append(f"{rule} stops at {n} with {number(values[n], 3)}")
+        for j, (n, rules) in enumerate(rules_at.items()):
+            mark_stop(ax, values, n, f"{', '.join(rules)}: {n}", j, above=label == next(iter(throughputs)))
     ax.set(xlabel="draft tokens admitted", ylabel="expected throughput")
     ax.set_xticks(range(max(map(len, throughputs.values()))))
     ax.margins(y=0.35)
     legend_below(fig, ax)
     return described(fig, f"Expected throughput by draft tokens admitted. {'; '.join(said)}.")
+
+
+def mark_stop(ax, values, n, text, j, above):
+    """An arrow to ``values[n]`` with ``text``, the ``j``-th of its curve, above it or below, inside the figure."""
+    colour, away = (RED, GREEN, BLACK)[j % 3], (24 + 13 * j) * (1 if above else -1)
+    ax.annotate(
+        text,
+        (n, values[n]),
+        (0, away),
+        textcoords="offset points",
+        ha="left" if n == 0 else "right" if n == len(values) - 1 else "center",
+        fontsize=8,
+        color=colour,
+        arrowprops={"arrowstyle": "->", "color": colour},
+    )
 
 
 def agreement(points, unit="tokens a second"):

@@ -117,11 +117,14 @@ DRAFT_PASSES = {
     "eagle3": lambda n: 0.125 * n,
 }
 PRICES = (0.5, 1.0, 2.0)  # drafts may be cheaper or dearer than their weights say
-COUNTS = (1, 2, 4, 8, 16)
-TWO_CORES = {  # seconds of a pass over COUNTS tokens, a target of 15 million weights: this project's feasibility study
-    "two cores with OpenBLAS": (0.0040, 0.0056, 0.0070, 0.0083, 0.012),
-    "two cores with the reference BLAS": (0.0097, 0.019, 0.037, 0.071, 0.137),
-}
+CURVES = (  # cost traces that ship; named one by one, so that a further one changes no riddle
+    "lab-float32-amd-epyc-openblas",
+    "lab-float32-amd-epyc-reference",
+    "published-m4-pro-gemma4-12b",
+    "study-h100-qwen3-4b-4-bit",
+    "study-h100-qwen3-4b-8-bit",
+    "study-h100-qwen3-4b-bfloat16",
+)
 
 
 class Drafting(NamedTuple):
@@ -189,16 +192,11 @@ class Machine:
 
 
 def machine(seed):
-    """A Machine whose curve and price the whole number ``seed`` draws; the curve is one that was measured somewhere."""
-    curves = {
-        f"{t.settings['model']} in {t.settings['precision']}, {t.stamp['processor']} ({t.published})": t.verify
-        for t in load_traces(SHIPPED).values()
-        if t.published and t.verify
-    }
-    for name, seconds in TWO_CORES.items():
-        curves[f"{name}, a target of 15 million weights (this project's feasibility study)"] = Curve(
-            COUNTS, seconds, seconds, seconds, 1
-        )
+    """A Machine whose curve, one of CURVES, and price the whole number ``seed`` draws."""
     rng = np.random.default_rng(seed)
-    name = sorted(curves)[rng.integers(len(curves))]
-    return Machine(curves[name], float(rng.choice(PRICES)), name)
+    trace = load_traces(SHIPPED)[CURVES[rng.integers(len(CURVES))]]
+    model, stamp = trace.settings, trace.stamp
+    blas = {"openblas": " with OpenBLAS", "reference": " with the reference BLAS"}.get(stamp.get("blas"), "")
+    source = f"published by {trace.published}" if trace.published else f"measured {stamp['date'][:10]}"
+    name = f"{model['model']} in {model['precision']}, {stamp['processor']}{blas}, {source}"
+    return Machine(trace.verify, float(rng.choice(PRICES)), name)

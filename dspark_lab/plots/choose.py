@@ -66,9 +66,10 @@ def against_cost(panels):
     fig, axes = picture(max(5.4, 3.4 * len(some(panels, "modes"))), 3.9, 1, len(panels))
     axes, said = np.atleast_1d(axes).ravel(), []
     for ax, (panel, modes) in zip(axes, panels.items()):
-        right, top = (1.08 * max(column) for column in zip(*[p for row in modes.values() for p in row.values()]))
-        draw_rays(ax, right, top)
-        for style, mode, row in styled(some(modes, "draft lengths")):
+        everything = [point for row in some(modes, "draft lengths").values() for point in row.values()]
+        right, top = (1.08 * max(column) for column in zip(*everything))
+        draw_rays(ax, right, top, 2 * max(gained / cost for cost, gained in everything))
+        for style, mode, row in styled(modes):
             ax.plot(*zip(*row.values()), **line_style(mode, style))
         speed, mode, length = max(
             (gained / cost, mode, n) for mode, row in modes.items() for n, (cost, gained) in row.items()
@@ -87,9 +88,9 @@ def against_cost(panels):
     return described(fig, f"Accepted length against the cost of a round, by draft length. {'; '.join(said)}.")
 
 
-def draw_rays(ax, right, top):
-    """Lines of equal speed in an axes of this extent, each named where it leaves the axes."""
-    for ray in RAYS:
+def draw_rays(ax, right, top, highest):
+    """Lines of equal speed, up to ``highest``, in an axes of this extent, each named where it leaves the axes."""
+    for ray in (ray for ray in RAYS if ray <= highest):
         x = min(right, top / ray)
         ax.plot([0, x], [0, ray * x], color=GREY, linewidth=0.8, linestyle=":" if ray != 1 else "-")
         at_top = ray * right > top

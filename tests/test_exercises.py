@@ -45,7 +45,10 @@ WRONG = {
     ],
     "06_confidence_and_sts": [
         ("confidence", {"[anchor, *drafted[:-1]]": "drafted"}),
-        ("ece", {"sum(gaps) / len(score)": "np.mean([g / (place == i).sum() for i, g in enumerate(gaps) if g])"}),
+        (
+            "ece",
+            {"sum(gaps) / len(score)": "np.mean([g / (place == i).sum() for i, g in enumerate(gaps) if i in place])"},
+        ),
         ("sts", {"logits[:, k] / temperatures[-1]": "logits[:, k]"}),
     ],
     "07_algorithm_1": [

@@ -45,10 +45,7 @@ WRONG = {
     ],
     "06_confidence_and_sts": [
         ("confidence", {"[anchor, *drafted[:-1]]": "drafted"}),
-        (
-            "ece",
-            {"sum(gaps) / len(score)": "np.mean([g / (place == i).sum() for i, g in enumerate(gaps) if i in place])"},
-        ),
+        ("ece", {"sum(gaps) / len(score)": "np.mean([gaps[i] / (place == i).sum() for i in set(place)])"}),
         ("sts", {"logits[:, k] / temperatures[-1]": "logits[:, k]"}),
     ],
     "07_algorithm_1": [

@@ -56,7 +56,7 @@ WRONG = {
     ],
     "08_l1_loss": [
         ("distance", {".sum(axis=-1)": ".sum()"}),
-        ("weighted_mean", {" * valid": "", "values * weights": "values * weights * valid"}),
+        ("weighted_mean", {" * valid": " * mx.ones_like(valid)", "(values * weights)": "(values * weights * valid)"}),
         ("block_loss", {"mx.stop_gradient(overlap_of(distance))": "overlap_of(distance)"}),
     ],
 }

@@ -45,7 +45,7 @@ WRONG = {
     ],
     "06_confidence_and_sts": [
         ("confidence", {"[anchor, *drafted[:-1]]": "drafted"}),
-        ("ece", {"sum(gaps) / len(score)": "np.mean([g / (place == i).sum() for i, g in enumerate(gaps) if g])"}),
+        ("ece", {"sum(gaps) / len(score)": "np.mean([gaps[i] / (place == i).sum() for i in set(place)])"}),
         ("sts", {"logits[:, k] / temperatures[-1]": "logits[:, k]"}),
     ],
     "07_algorithm_1": [
@@ -56,7 +56,7 @@ WRONG = {
     ],
     "08_l1_loss": [
         ("distance", {".sum(axis=-1)": ".sum()"}),
-        ("weighted_mean", {" * valid": "", "values * weights": "values * weights * valid"}),
+        ("weighted_mean", {" * valid": " * mx.ones_like(valid)", "(values * weights)": "(values * weights * valid)"}),
         ("block_loss", {"mx.stop_gradient(overlap_of(distance))": "overlap_of(distance)"}),
     ],
 }

@@ -62,6 +62,7 @@ def execute(path):
 
     # One output for a stream, however its text dribbled in; no times in the metadata.
     options = {"timeout": CELL_SECONDS, "record_timing": False, "coalesce_streams": True, "on_cell_start": note}
+    options["extra_arguments"] = ["--log-level=ERROR"]  # kernels warn that they listen on this machine's own address
     try:
         NotebookClient(
             notebook, kernel_name="python3", resources={"metadata": {"path": path.parent}}, **options

@@ -2,12 +2,16 @@
 """Speculative decoding with DSpark, DFlash and EAGLE-3, small enough to read. The public names, nothing else."""
 
 import importlib
+import os
 import sys
 from pathlib import Path
 
 from . import blas
 
 blas.install()
+# Float32 means float32: on NVIDIA's GPUs and from Apple's M5 on, MLX would multiply it with 10 bits of mantissa, and a
+# pass over one token would differ from one over eight by enough to choose other tokens. A reader's own setting stands.
+os.environ.setdefault("MLX_ENABLE_TF32", "0")
 
 if Path(*sys.argv[:1]).name != "dspark-lab":  # the command line answers --help without it, and imports it when needed
     import mlx_lm.utils  # noqa: F401  (most of a second, paid here rather than by the first load_pair)

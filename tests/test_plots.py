@@ -49,6 +49,20 @@ def test_curves_say_their_ends_and_whole_numbers_as_such():
     assert plots.alt_text(fig) == "Tokens, by passes. plain: 0 at 0, 87 at 87; dspark: 0.500 at 0, 87.250 at 14."
 
 
+def test_curves_over_whole_numbers_have_whole_ticks():
+    over_turns = plots.curves({"sent": {1: 33, 2: 150, 3: 250, 4: 350}}, "turn", "tokens").axes[0].get_xticks()
+    assert all(float(tick).is_integer() for tick in over_turns)
+    over_rates = plots.curves({"speed": {0.5: 1, 1.0: 2}}, "α", "times").axes[0].get_xticks()
+    assert not all(float(tick).is_integer() for tick in over_rates)
+
+
+def test_bars_write_whole_numbers_as_such_where_all_are_whole():
+    counts = plots.bars({"reused": {"Nina": 0, "Paul": 1135}}, "tokens")
+    assert plots.alt_text(counts) == "Tokens. reused: 0 on Nina and 1,135 on Paul."
+    assert [text.get_text() for text in counts.axes[0].texts] == ["0", "1,135"]
+    assert "3.00 on math and 3.13 on code" in plots.alt_text(plots.bars({"τ": {"math": 3, "code": 3.13}}, "tokens"))
+
+
 def test_alt_text_refuses_a_figure_without_one():
     from matplotlib.figure import Figure
 

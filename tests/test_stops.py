@@ -1,6 +1,7 @@
 """Where a rule stops is marked inside the figure, and labels of two rules never lie on one another."""
 
 from dspark_lab import plots
+from dspark_lab.plots.style import INK
 
 SMOOTH, STAIRCASE = (
     [1, 1.107, 1.029, 0.917, 0.81, 0.72, 0.643, 0.579],
@@ -20,3 +21,12 @@ def test_rules_that_stop_together_share_a_label_and_no_label_covers_another():
     assert all(ax.bbox.x0 <= box.x0 and box.x1 <= fig.bbox.x1 for box in boxes)
     assert "delayed stops at 1 with 1.107" in plots.alt_text(fig)
     assert "Algorithm 1 stops at 0 with 1.000" in plots.alt_text(fig)
+
+
+def test_a_rule_borrows_no_curve_s_colour_and_the_axis_names_its_unit():
+    fig = plots.scheduling({"smooth": SMOOTH, "staircase": STAIRCASE}, STOPS, "times plain")
+    (ax,) = fig.axes
+    assert {text.get_color() for text in ax.texts} == {INK}
+    assert INK not in {line.get_color() for line in ax.get_lines()}
+    assert ax.get_ylabel() == "expected throughput, times plain"
+    assert plots.alt_text(fig).startswith("Expected throughput, times plain, by draft tokens admitted.")

@@ -4,12 +4,10 @@ import numpy as np
 
 from dspark_lab.plots.style import (
     BLACK,
-    GREEN,
     GREY,
     INK,
     ORANGE,
     PURPLE,
-    RED,
     STYLES,
     described,
     legend_below,
@@ -123,11 +121,11 @@ def first_of(value):
     return value[0] if isinstance(value, tuple | list) else value
 
 
-def scheduling(throughputs, stops=None):
+def scheduling(throughputs, stops=None, unit="tokens a second"):
     """Expected throughput as tokens are admitted one by one, and where each rule stops.
 
-    ``throughputs``: label -> [expected tokens a second after admitting 0, 1, 2, ... draft tokens]; ``stops``: label ->
-    {rule: number admitted}. On a smooth curve the first fall is the maximum; on a staircase it is not.
+    ``throughputs``: label -> [expected throughput, in ``unit``, after admitting 0, 1, 2, ... draft tokens]; ``stops``:
+    label -> {rule: number admitted}. On a smooth curve the first fall is the maximum; on a staircase it is not.
     """
     fig, ax = picture()
     said = []
@@ -141,25 +139,24 @@ def scheduling(throughputs, stops=None):
             said.append(f"{rule} stops at {n} with {number(values[n], 3)}")
         for j, (n, rules) in enumerate(rules_at.items()):
             mark_stop(ax, values, n, f"{', '.join(rules)}: {n}", j, above=label == next(iter(throughputs)))
-    ax.set(xlabel="draft tokens admitted", ylabel="expected throughput")
+    ax.set(xlabel="draft tokens admitted", ylabel=f"expected throughput, {unit}")
     ax.set_xticks(range(max(map(len, throughputs.values()))))
     ax.margins(y=0.35)
     legend_below(fig, ax)
-    return described(fig, f"Expected throughput by draft tokens admitted. {'; '.join(said)}.")
+    return described(fig, f"Expected throughput, {unit}, by draft tokens admitted. {'; '.join(said)}.")
 
 
 def mark_stop(ax, values, n, text, j, above):
     """An arrow to ``values[n]`` with ``text``, the ``j``-th of its curve, above it or below, inside the figure."""
-    colour, away = (RED, GREEN, BLACK)[j % 3], (24 + 13 * j) * (1 if above else -1)
     ax.annotate(
         text,
         (n, values[n]),
-        (0, away),
+        (0, (24 + 13 * j) * (1 if above else -1)),
         textcoords="offset points",
         ha="left" if n == 0 else "right" if n == len(values) - 1 else "center",
         fontsize=8,
-        color=colour,
-        arrowprops={"arrowstyle": "->", "color": colour},
+        color=INK,  # a rule has no colour of its own: those are the curves'
+        arrowprops={"arrowstyle": "->", "color": INK},
     )
 
 

@@ -28,12 +28,15 @@ def notebooks(course):
 
 
 def copy_course(course, to):
-    """Copy the files of ``course`` into the folder ``to``, and leave alone what is there already."""
-    for source in sorted(path for path in course.rglob("*") if path.is_file()):
-        copy = to / source.relative_to(course)
-        if not copy.exists():
+    """Copy the files of ``course`` into the folder ``to``, and leave alone what is there already.
+
+    The exercises' ``source`` stays behind: a reader's copy holds neither the solutions nor the hidden tests.
+    """
+    for path in sorted(path.relative_to(course) for path in course.rglob("*") if path.is_file()):
+        copy = to / path
+        if "source" not in path.parts and not copy.exists():
             copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(source, copy)
+            shutil.copy(course / path, copy)
 
 
 def rerun(course):

@@ -48,6 +48,16 @@ def test_rerun_runs_all_of_them_in_their_own_folders(folder):
     assert [cell.metadata for cell in notebook.cells] == [{"tags": ["nbval-check-output"]}, {}]
 
 
+def test_a_reader_gets_no_solutions(folder):
+    (folder / "exercises" / "README.md").write_text("for all")
+    (folder / "_static").mkdir()
+    (folder / "_static" / "sources.js").write_text("for the website")
+    to = folder.parent / "copy"
+    course.copy_course(folder, to)
+    copied = {path.relative_to(to).as_posix() for path in to.rglob("*") if path.is_file()}
+    assert copied == {"00.ipynb", "_static/sources.js", "exercises/README.md", "exercises/release/01_loop/01.ipynb"}
+
+
 @pytest.mark.parametrize(
     "cell, why", [("1 / 0", "ZeroDivisionError: division by zero"), ("import os; os._exit(3)", "DeadKernelError")]
 )

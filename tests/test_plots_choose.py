@@ -33,6 +33,12 @@ def test_the_fastest_point_is_the_one_with_most_tokens_a_pass():
     assert "prose: fastest is plain decoding, 1.00 tokens a round" in alt
 
 
+def test_one_measured_speed_has_no_median():
+    one, two = (plots.speed_by_length({"dspark": {1: 9, 2: 11}}, {"dspark": has}) for has in ({2: 10}, {1: 10, 2: 10}))
+    assert plots.alt_text(one).endswith("measured (crosses) differs by 10.0%.")
+    assert plots.alt_text(two).endswith("measured (crosses) differs by 10.0% in the median.")
+
+
 def test_nothing_to_draw_is_refused():
     for draw in (plots.against_cost, lambda panels: plots.by_position_panels(panels, "rate")):
         with pytest.raises(ValueError, match="nothing to draw"):

@@ -104,7 +104,7 @@ def speed_by_length(predicted, measured=None, plain=None, ceiling=None):
             ax.errorbar([length], [value], reach([value], [low], [high]), color=INK, marker="x", capsize=3)
         if pairs := [(given[n], first_of(v)) for n, v in (measured or {}).get(label, {}).items() if n in given]:
             error = np.median([abs(a / b - 1) for a, b in pairs])
-            said.append(f"measured (crosses) differs by {error:.1%} in the median")
+            said.append(f"measured (crosses) differs by {error:.1%}{' in the median' if len(pairs) > 1 else ''}")
     if ceiling:
         ax.plot(*zip(*sorted(ceiling.items())), color=BLACK, linestyle=":", label="a perfect drafter")
         said.append(f"a perfect drafter reaches {number(max(ceiling.values()))}")

@@ -38,6 +38,9 @@ CONDITIONAL_ACCEPTANCE = {
 # Block length -> kind of text -> DSpark's accepted length over DFlash's, less 1. Source: the DSpark paper, 4.3.2.
 GAIN_BY_BLOCK = {7: {"math": 0.16, "code": 0.15, "chat": 0.18}, 15: {"math": 0.30, "code": 0.26, "chat": 0.22}}
 
+# Target -> plain tokens a second, those with DSpark, cap 2, and its accepted length, each about. Apple M4 Pro, 48 GB,
+# warm, 8-bit target, 4-bit drafter. Source: mlx-dspark's own tables.
+M4_PRO_OVERALL = {"Qwen3-4B": (52.9, 73, 2.25), "Qwen3-8B": (29.4, 47, 2.44), "Gemma-4 12B": (18.4, 30, 2.5)}
 # Target -> (plain tokens a second, method -> kind of text -> (accepted length, tokens a second)). Apple M4 Pro, 48 GB,
 # greedy, 8-bit target, 4-bit drafter. Source: mlx-dspark's own tables.
 M4_PRO = {
@@ -66,9 +69,3 @@ M4_PRO_PRECISION = {
 # Acceptance at position 1 of a drafter beside the target it was trained on, and beside that one's base model. Source
 # as above.
 FIRST_TOKEN = {"instruct": 0.82, "base": 0.47}
-
-
-def by_kind(lengths):
-    """A row of ACCEPTED_LENGTH as kind of text -> mean over its three tasks."""
-    rest = iter(lengths)
-    return {kind: sum(next(rest) for _ in tasks) / len(tasks) for kind, tasks in TASKS.items()}

@@ -6,6 +6,9 @@ are cut off its name before it is looked up; "Base", "Instruct-2507" and the lik
 
 import re
 from dataclasses import dataclass, field
+from itertools import chain
+
+from dspark_lab.published import ACCEPTED_LENGTH, M4_PRO_OVERALL, TASKS
 
 # Where a name's words start to speak of precision or conversion; all that follows describes them further.
 CONVERSION = re.compile(
@@ -51,15 +54,19 @@ def deepspec(name):
     }
 
 
-def paper(maths, code, chat):
-    """The DSpark paper's accepted length with DSpark."""
-    what = f"{maths:.2f} tokens a pass on GSM8K, {code:.2f} HumanEval, {chat:.2f} MT-Bench (temperature 1, whole block)"
+def paper(target):
+    """The DSpark paper's accepted length of ``target`` with DSpark."""
+    by_task = dict(zip(chain(*TASKS.values()), ACCEPTED_LENGTH[target]["dspark"]))
+    said = f"{by_task['GSM8K']:.2f} tokens a pass on GSM8K, {by_task['HumanEval']:.2f} HumanEval"
+    what = f"{said}, {by_task['MT-Bench']:.2f} MT-Bench (temperature 1, whole block)"
     return Figure(what, "", "DSpark paper, 2026")
 
 
-def m4(what):
-    """A row of mlx-dspark's table: warm, 8-bit target, 4-bit DSpark drafter, cap 2."""
-    return Figure(f"{what} (8-bit target, cap 2)", "M4 Pro, 48 GB", "mlx-dspark")
+def m4(target):
+    """The row of ``target`` in mlx-dspark's table: warm, 8-bit target, 4-bit DSpark drafter, cap 2."""
+    plain, speculative, accepted = M4_PRO_OVERALL[target]
+    said = f"{plain:g} to {speculative:g} tokens/s, {speculative / plain:.1f}x, {accepted:g} tokens a pass"
+    return Figure(f"{said} (8-bit target, cap 2)", "M4 Pro, 48 GB", "mlx-dspark")
 
 
 def m5(what):
@@ -76,7 +83,7 @@ PUBLISHED = (
         (2560, 36, 151936),
         {**deepspec("qwen3_4b"), "dflash16": "z-lab/Qwen3-4B-DFlash-b16"},
         1.4,
-        (m4("52.9 to 73 tokens/s, 1.4x, 2.25 tokens a pass"), paper(6.11, 5.38, 3.64)),
+        (m4("Qwen3-4B"), paper("Qwen3-4B")),
     ),
     Published(
         "Qwen3-8B",
@@ -86,7 +93,7 @@ PUBLISHED = (
         (4096, 36, 151936),
         {**deepspec("qwen3_8b"), "dflash16": "z-lab/Qwen3-8B-DFlash-b16"},
         2.4,
-        (m4("29.4 to 47 tokens/s, 1.6x, 2.44 tokens a pass"), paper(6.17, 5.52, 3.72)),
+        (m4("Qwen3-8B"), paper("Qwen3-8B")),
     ),
     Published(
         "Qwen3-14B",
@@ -96,7 +103,7 @@ PUBLISHED = (
         (5120, 40, 151936),
         deepspec("qwen3_14b"),
         3.4,
-        (paper(6.21, 5.43, 3.70),),
+        (paper("Qwen3-14B"),),
     ),
     Published(
         "Gemma-4 12B",
@@ -106,7 +113,7 @@ PUBLISHED = (
         (3840, 48, 262144),
         {**deepspec("gemma4_12b"), "dflash16": "z-lab/gemma4-12B-it-DFlash"},
         3.4,
-        (m4("18.4 to 30 tokens/s, 1.6x, 2.5 tokens a pass"), paper(6.05, 5.64, 3.49)),
+        (m4("Gemma-4 12B"), paper("Gemma4-12B")),
     ),
     *(
         Published(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 import numpy as np
 
+from dspark_lab.bench.acceptance import mean_overlap
 from dspark_lab.generate import encode_prompt
 from dspark_lab.train.drafters import drafter_config, drafter_loss, teach
 from dspark_lab.train.lab import LAB
@@ -128,5 +129,4 @@ def overlap_table(drafter, lessons, anchors=8):
 
 def mean_overlaps(drafter, lessons):
     """The mean overlap by position (γ,), of `overlap_table`."""
-    sums, counts = overlap_table(drafter, lessons).sum(axis=0)
-    return sums / counts
+    return mean_overlap(overlap_table(drafter, lessons).sum(axis=0))

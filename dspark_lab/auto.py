@@ -13,8 +13,9 @@ from functools import cached_property
 from dspark_lab.curves import Costs
 from dspark_lab.schedule import Schedule
 
-MEMORY = 0.95  # what a round counts for, one round later: the last twenty make up the estimate
-OPTIMISM = 0.9  # what is assumed of position 1 before anything is seen, so that drafting is tried, and tried again
+MEMORY = 0.975  # what a round counts for, one round later: the last forty make up the estimate
+OPTIMISM = 0.8  # what is assumed of position 1 before anything is seen, so that drafting is tried, and tried again
+TRUST = 4  # rounds that an assumption counts for: a miss in a text's first round must not end its drafting
 
 
 @dataclass(frozen=True)
@@ -78,13 +79,13 @@ class Auto(Schedule):
     def estimates(self):
         """By position, given that those before it were: the chances to be admitted, and to be admitted and accepted.
 
-        Each is what was seen, and once what is estimated for the position before: with nothing seen, all goes on as it
-        began.
+        Each is what was seen, and TRUST times what is estimated for the position before: with nothing seen, all goes on
+        as it began.
         """
         admitted, accepted, found = 1.0, OPTIMISM, []
         for position in self.positions:
-            admitted = (position.admitted + admitted) / (position.asked + 1)
-            accepted = (position.accepted + accepted) / (position.tried + 1)
+            admitted = (position.admitted + TRUST * admitted) / (position.asked + TRUST)
+            accepted = (position.accepted + TRUST * accepted) / (position.tried + TRUST)
             found.append((admitted, accepted))
         return found
 

@@ -254,7 +254,9 @@ class Batch:
     def details(self, p, draft, drafted, scheduled):
         """What a Round tells of p and q: field -> a list a row."""
         lengths = {"draft_probs": [len(own) for own in drafted], "target_probs": scheduled, "overlap": scheduled}
-        return {name: firsts(part, lengths[name]) for name, part in chances_of(p, draft, max(scheduled)).items()}
+        chances = chances_of(p, draft, max(scheduled))
+        mx.eval(chances)  # all at once: every separate wait costs a pass some time
+        return {name: firsts(part, lengths[name]) for name, part in chances.items()}
 
 
 def firsts(array, lengths):

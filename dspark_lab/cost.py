@@ -81,8 +81,9 @@ def fingerprint(pair):
 
 
 def slug(*words):
-    """``words`` as a file name."""
-    return re.sub(r"[^a-z0-9.]+", "-", " ".join(map(str, words)).lower()).strip("-")
+    """``words`` as a file name; those that are None are left out."""
+    kept = " ".join(str(word) for word in words if word is not None)
+    return re.sub(r"[^a-z0-9.]+", "-", kept.lower()).strip("-")
 
 
 def expected_tokens(acceptance, draft_length):

@@ -6,7 +6,7 @@ import mlx.core as mx
 
 from dspark_lab.drafters.protocol import empty_draft
 from dspark_lab.rounds import Round
-from dspark_lab.sampling import accept
+from dspark_lab.sampling import judge
 from dspark_lab.schedule import scheduled_length, survival_of
 
 PREFILL_STEP = 512  # prompt tokens per pass: bounds the memory that a long prompt's attention needs
@@ -40,21 +40,25 @@ def decode(
             n = scheduled_length(schedule, survival_of(confidence, len(drafted)))
             logits, hidden = target.forward([anchor, *drafted[:n]], cache, drafter.taps)
             p = sampling.probs(logits)  # (n + 1, vocab)
-            mx.eval(p, *([] if hidden is None else [hidden]))
+            passed = [p] if hidden is None else [p, hidden]
+            mx.async_eval(*passed)  # MLX computes the pass while Python describes how its outcome is judged
+            accepted, own = judge(p, draft.probs[:n], draft.tokens[:n], accept_key)
+            chances = chances_of(p, draft, n)
+            mx.eval(*passed)
             verified_at = time.perf_counter()
 
             # Accept, and cut after a stop token. The last committed token is the next anchor, unseen by both caches.
-            accepted, own = accept(p, draft.probs[:n], draft.tokens[:n], accept_key)
+            mx.eval(accepted, own, chances)  # all at once: every separate wait costs a round some time
+            accepted, own = accepted.item(), own.item()
             committed, reason = cut([*drafted[:accepted], own], remaining, stop_tokens)
             kept = len(committed)
             target.rollback(cache, n + 1 - kept)
-            chances = {name: values.tolist() for name, values in chances_of(p, draft, n).items()}
             follower.commit([anchor, *committed[:-1]], None if hidden is None else hidden[:, :kept], last=bool(reason))
             r = Round(
                 anchor=anchor,
                 drafted=drafted,
                 scheduled=n,
-                **chances,
+                **{name: values.tolist() for name, values in chances.items()},
                 confidence=confidence,
                 accepted=accepted,
                 committed=committed,
@@ -136,13 +140,12 @@ def cut(tokens, remaining, stop_tokens):
 def chances_of(p, draft, n):
     """What a Round keeps of p (..., n + 1 or more, vocab) and of ``draft``, one or padded rows of them, as arrays.
 
-    Of every drafted token its q, (..., γ); of the ``n`` verified ones p and the overlap sum(min(p, q)), (..., n).
+    Of every drafted token its q, (..., γ); of the ``n`` verified ones p and the overlap sum(min(p, q)), (..., n). Not
+    yet computed: MLX is lazy.
     """
     p, q, tokens = p[..., :n, :], draft.probs, draft.tokens[..., None]
-    chances = {
+    return {
         "draft_probs": mx.take_along_axis(q, tokens, -1)[..., 0],
         "target_probs": mx.take_along_axis(p, tokens[..., :n, :], -1)[..., 0],
         "overlap": mx.sum(mx.minimum(p, q[..., :n, :]), axis=-1),
     }
-    mx.eval(chances)  # all at once: every separate wait costs a round some time
-    return chances

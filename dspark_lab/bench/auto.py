@@ -6,11 +6,11 @@ RoundClock times the rounds of the mode once more: prediction and measurement se
 
 import numpy as np
 
-from dspark_lab import blas
-from dspark_lab.bench.acceptance import rollouts
+from dspark_lab import blas, metrics
 from dspark_lab.bench.record import RESAMPLES, over_prompts
 from dspark_lab.bench.speed import in_turns, settings, speed_ratio
-from dspark_lab.cost import RoundClock, ceiling, expected_tokens
+from dspark_lab.cost import RoundClock, ceiling
+from dspark_lab.generate import stream
 from dspark_lab.sampling import Sampling
 
 
@@ -22,7 +22,7 @@ def contest(pair, mode, prompts, caps, threads, temperature, max_tokens, advance
     sides = settings(pair, "baseline", [{}], [plain_threads], **shared)
     sides += settings(pair, mode, options, [mode_threads], **shared)
     in_turns(sides, prompts[:1])  # warms up, and leaves the mode's threads set
-    whole = rollouts(pair, mode, prompts, temperature, max_tokens)
+    whole = [r for seed, prompt in enumerate(prompts) for r in stream(pair, prompt, mode, seed=seed, **shared)]
     clock, seconds, tokens = RoundClock(pair, mode, sampling=Sampling(temperature)), [], []
     clock.run()
     for number, prompt in enumerate(prompts):
@@ -38,7 +38,7 @@ def contest(pair, mode, prompts, caps, threads, temperature, max_tokens, advance
 
 
 def judge(sides, tokens, seconds, caps, whole, costs):
-    """The cell, from ``tokens`` and ``seconds`` a token (prompts, sides), whole-block acceptance and `Costs`.
+    """The cell, from ``tokens`` and ``seconds`` a token (prompts, sides), Rounds of ``whole`` blocks and `Costs`.
 
     ``caps``: measured against predicted tokens a second at each. ``auto``: against plain decoding and the best cap.
     """
@@ -48,9 +48,7 @@ def judge(sides, tokens, seconds, caps, whole, costs):
     tokens, seconds = tokens[known], seconds[known]
     sums = np.stack([tokens, tokens * seconds], axis=-1)  # (prompts, sides, 2)
     measured = [over_prompts(lambda s: s[..., 0] / s[..., 1], sums[:, 1 + i]) for i in range(len(caps))]
-    alphas = [rate["estimate"] for rate in whole["conditional_acceptance"]]
-    alphas += [alphas[-1] if alphas else 0.0] * (costs.longest - len(alphas))
-    predicted = [expected_tokens(alphas, cap) / costs.round(cap) for cap in caps]
+    predicted = [at_cap(whole, costs, cap) for cap in caps]
     rates = [cell["estimate"] for cell in measured]
     best, guess = int(np.argmax(rates)), int(np.argmax(predicted))
     auto, plain = seconds[:, -1], seconds[:, 0]
@@ -65,11 +63,20 @@ def judge(sides, tokens, seconds, caps, whole, costs):
         "auto_over_plain": speed_ratio(auto, plain),
         "auto_over_best_cap": speed_ratio(auto, seconds[:, 1 + best]),
         "ceiling": ceiling(costs),
-        "acceptance": alphas,
-        "accepted_length": whole["accepted_length"],
+        "acceptance": [rate.estimate for rate in metrics.conditional_acceptance(whole)],
         "costs": costs.to_dict(),
         "threads": [side.threads for side in sides],
     }
+
+
+def at_cap(rounds, costs, cap):
+    """Tokens a second to expect of ``cap``: every one of ``rounds``, of whole blocks, cut there, at its price.
+
+    Of a drafter with a block of fixed length this is E[τ] over the cost of a round. Prompt lookup finds now more, now
+    less, now nothing, and pays for what it found.
+    """
+    tokens = sum(min(r.accepted_length, cap + 1) for r in rounds)
+    return tokens / sum(costs.round(min(r.draft_length, cap)) for r in rounds)
 
 
 def over_domains(cells):

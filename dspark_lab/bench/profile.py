@@ -84,7 +84,7 @@ def profile(pair, mode, prompts, advance=lambda: None, **options):
         with (
             watched(watch, drafter, DRAFTER_PARTS),
             watched(watch, pair.target, {"forward": "verify", "rollback": "rollback"}),
-            watched(watch, decode, {"accept": "accept"}),
+            watched(watch, decode, {"judge": "accept"}),
         ):
             spent = steady_rounds(pair, prompt, mode, {**options, "seed": seed}, watch)
         for i, times in enumerate([spent, steady_rounds(pair, prompt, mode, {**options, "seed": seed})]):

@@ -84,7 +84,7 @@ def machine_stamp():
         "python": platform.python_version(),
         **{name.replace("-", "_"): installed(name) for name in ("mlx", "mlx-lm", "dspark-lab")},
         "device": device(),
-        "blas": blas.name(),
+        "blas": blas.name() if mx.default_device() == mx.cpu else None,  # a GPU's products go through none
         "blas_threads": blas.threads(),
     }
 

@@ -47,8 +47,9 @@ class DSpark(BlockDrafter):
         previous, state, tokens, probs = mx.array(anchor), None, [], []
         slots = (mx.moveaxis(x, -2, 0) for x in (states, base_logits, split(key, states.shape[-2])))
         for hidden, logits, k in zip(*slots):
-            bias, state = self.markov_head.step(previous, hidden, state)
-            probs.append(sampling.probs(logits + bias))
+            # A row of its own: MLX 0.32.4 fails on CUDA to multiply a lone vector of these.
+            bias, state = self.markov_head.step(previous[None], hidden[None], state)
+            probs.append(sampling.probs(logits + bias[0]))
             previous = sampling.draw(probs[-1], k)
             mx.async_eval(previous)  # MLX draws it while Python describes the next step
             tokens.append(previous)

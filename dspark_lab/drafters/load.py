@@ -17,9 +17,8 @@ def load_drafter(folder, target, bits=0, unquantized=(), dtype=None):
     """The drafter in ``folder`` for ``target``, evaluated.
 
     ``bits``: quantize its matrices (0: leave them as they are stored), but for the parts ``unquantized``, see
-    ``checkpoint.quantize``. On a GPU quantized matrices stay so. A CPU has fast products for float32 alone: there they
-    are dequantized again, so that a drafter accepts what it would elsewhere, in another time. ``dtype``: as in
-    ``load_weights``. Raises FileNotFoundError for a missing file and ValueError, naming folder and fault, for a config
+    ``checkpoint.quantize``. Where a device is no good at quantized products (`stays_quantized`) they are dequantized
+    again, so that a drafter accepts what it would elsewhere, in another time. ``dtype``: as in ``load_weights``. Raises FileNotFoundError for a missing file and ValueError, naming folder and fault, for a config
     that no drafter here reads or that does not fit the target, and for tensors that are missing, extra, misshapen,
     damaged or NaN.
     """
@@ -38,7 +37,7 @@ def load_drafter(folder, target, bits=0, unquantized=(), dtype=None):
         quantization = quantize(weights, bits, unquantized, folder)
     own = {"own_embedding": "embed_tokens.weight" in weights, "own_head": "lm_head.weight" in weights}
     drafter = kind(config, target, **own)
-    if quantization and stays_quantized():
+    if quantization and stays_quantized(dtype):
         quantize_module(drafter, weights, quantization)
     elif quantization:
         weights = dequantize(weights, quantization)
@@ -46,9 +45,13 @@ def load_drafter(folder, target, bits=0, unquantized=(), dtype=None):
     return drafter
 
 
-def stays_quantized():
-    """Whether this device multiplies quantized matrices as they are."""
-    return mx.default_device() != mx.cpu
+def stays_quantized(dtype):
+    """Whether quantized matrices are kept, to be multiplied by numbers of ``dtype``.
+
+    A CPU has fast products for float32 matrices alone. On CUDA MLX 0.32.4 fails to launch some kernels that multiply
+    quantized ones by float32 numbers ("invalid argument").
+    """
+    return mx.default_device() != mx.cpu and (mx.metal.is_available() or dtype != mx.float32)
 
 
 def kind_of(config):

@@ -123,7 +123,7 @@ def judge(p, q, tokens, key):
     (n, vocab): the distributions that ``tokens`` (n,) were really drawn from. Tokens are accepted left to right, each
     with probability min(1, p/q), until the first rejection. The target's token is the *correction*, drawn from the
     residual, after a rejection, and the *bonus*, drawn from p, when all were accepted. At temperature 0 p and q are
-    one-hot, and this same rule compares tokens. Nothing is waited for: a batch judges all its drafts at once.
+    one-hot, and this same rule compares tokens. Nothing is waited for: it can be described before p is computed.
     """
     n = tokens.shape[0]
     coin_key, token_key = mx.random.split(key)

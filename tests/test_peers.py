@@ -45,6 +45,17 @@ def deadly(model, folder, small):
     return lambda prompt, max_tokens: os._exit(1)
 
 
+def tiring(model, folder, small):
+    """As `counting`, but it fails on prompts that end with 8."""
+
+    def run(prompt, max_tokens):
+        if prompt[-1] == 8:
+            raise RuntimeError("tired of 8")
+        return [(float(i), [prompt[-1] + i]) for i in range(max_tokens + 1)]
+
+    return run
+
+
 def made_up_contest(pair, table, prompts):
     """The cell of a contest of ``table`` (row -> (opener, settings)) on one BLAS thread."""
     with contest.players(table, {"model": None, "folder": None, "small": None}) as found:
@@ -80,6 +91,20 @@ def test_contest_finds_the_best_setting_and_says_who_cannot(golden):
 def made_up_cell(rates, ratios):
     rows = {name: {"setting": {}, "tokens_per_second": rate} for name, rate in rates.items()}
     return {"rows": {**rows, "mlx-vlm, DSpark": {"reason": "-"}}, "ratios": ratios}
+
+
+def test_who_fails_later_is_dropped_with_its_reason(golden):
+    table = {
+        peers.PLAIN: (counting, [{}]),
+        "never again": (tiring, [{}]),
+        "another setting": (counting, [{"step": 1}, {"step": 2}]),
+    }
+    cell = made_up_contest(golden, table, [[5], [8], [9]])
+    assert cell["rows"]["never again"] == {"reason": "RuntimeError: tired of 8"}
+    assert cell["rows"]["another setting"]["setting"] == {"step": 2}
+    assert cell["ratios"][peers.PLAIN].keys() == {"another setting"}
+    with pytest.raises(contest.Unusable, match="tired of 8"):
+        made_up_contest(golden, {peers.PLAIN: (tiring, [{}])}, [[5], [8]])  # not one of ours
 
 
 def test_bars_are_missed_by_whole_intervals():

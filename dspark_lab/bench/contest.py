@@ -16,7 +16,9 @@ PLAIN_BAR, AUTO_BAR = 1.0, 1.1  # over mlx-lm, and over mlx-dspark at its best c
 
 
 class Unusable(Exception):
-    """Why an implementation cannot decode as asked."""
+    """Why an implementation cannot decode as asked. ``entry``: the Entry that was asked, once it is known."""
+
+    entry = None
 
 
 class Player:
@@ -84,7 +86,11 @@ class Entry:
 
     def timed(self, prompt, seed):
         """Tokens, and seconds a token after the first arrival; ``seed`` is of no use, for all are greedy."""
-        return self.player.ask(self.threads, prompt, self.max_tokens, self.setting)
+        try:
+            return self.player.ask(self.threads, prompt, self.max_tokens, self.setting)
+        except Unusable as error:
+            error.entry = self
+            raise
 
 
 @contextmanager
@@ -107,8 +113,13 @@ def contest(pair, entries, trial_prompts, prompts, max_tokens, advance=lambda: N
     part over every other row. ``advance()`` hears of every run.
     """
     able, reasons = warm_up(entries, trial_prompts[0], advance)
-    best, _ = choose(list(able.values()), trial_prompts, advance)
-    tokens, seconds = in_turns(best, prompts, advance)
+    while True:
+        try:
+            best, _ = choose(list(able.values()), trial_prompts, advance)
+            tokens, seconds = in_turns(best, prompts, advance)
+            break
+        except Unusable as error:  # one that could on the first prompt; the others begin again without it
+            drop(able, reasons, error)
     texts = {name: [text[:max_tokens] for text in own] for name, own in zip(able, tokens)}  # one of them overruns
     spent = dict(zip(able, seconds))
     found = {
@@ -142,6 +153,20 @@ def warm_up(entries, prompt, advance):
                 able.setdefault(name, []).append(entry)
             advance()
     return able, reasons
+
+
+def drop(able, reasons, error):
+    """Take the Entry that failed with ``error`` out of ``able``, and its row with it if no other setting is left.
+
+    A row of our own is never dropped: its error is raised.
+    """
+    name = next(name for name, own in able.items() if error.entry in own)
+    if name.startswith(OURS):
+        raise error
+    able[name].remove(error.entry)
+    if not able[name]:
+        del able[name]
+        reasons[name] = str(error)
 
 
 def bars(cells):

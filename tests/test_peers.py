@@ -104,7 +104,7 @@ def test_who_fails_later_is_dropped_with_its_reason(golden):
     assert cell["rows"]["another setting"]["setting"] == {"step": 2}
     assert cell["ratios"][peers.PLAIN].keys() == {"another setting"}
     with pytest.raises(contest.Unusable, match="tired of 8"):
-        made_up_contest(golden, {peers.PLAIN: (tiring, [{}])}, [[5], [8]])  # not one of ours
+        made_up_contest(golden, {peers.PLAIN: (tiring, [{}])}, [[5], [8]])  # a row of ours is never dropped
 
 
 def test_bars_are_missed_by_whole_intervals():

@@ -264,8 +264,6 @@ def load_drafters(sources, target, unquantized, dtype):
     """The drafters in ``sources``, pairs of a Checkpoint and bits, by mode, and their folders by mode."""
     from dspark_lab.drafters.load import load_drafter
 
-    if dtype is None and mx.default_device() != mx.cpu:
-        dtype = target.embed(mx.array([0])).dtype  # products of two 16-bit types would be float32's, and slow
     drafters, folders = {}, {}
     for part, bits in sources:
         folder = part.fetch()

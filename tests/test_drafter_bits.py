@@ -65,6 +65,24 @@ def test_the_same_drafts_quantized_and_dequantized(golden, golden_folder, like_a
         assert ours[0] == theirs[0] and mx.allclose(ours[1], theirs[1], atol=1e-4)
 
 
+@pytest.mark.parametrize("metal", [False, True])
+def test_which_gpu_keeps_matrices_quantized(monkeypatch, metal):
+    """Metal any, CUDA none beside float32 numbers, whose products it cannot launch; a CPU none at all."""
+    assert not loading.stays_quantized(mx.bfloat16)
+    monkeypatch.setattr(mx, "default_device", lambda: mx.gpu)
+    monkeypatch.setattr(mx.metal, "is_available", lambda: metal)
+    assert loading.stays_quantized(mx.bfloat16) and loading.stays_quantized(mx.float32) == metal
+
+
+def test_on_a_gpu_a_drafter_is_of_its_targets_type(golden, golden_folder, monkeypatch):
+    """Whoever loads it, and so one of a float32 target is not kept quantized on CUDA."""
+    asked = []
+    monkeypatch.setattr(mx, "default_device", lambda: mx.gpu)
+    monkeypatch.setattr(loading, "stays_quantized", lambda dtype: asked.append(dtype))
+    load_drafter(golden_folder / "dspark_vanilla", golden.target, 4)
+    assert asked == [mx.float32]
+
+
 def test_quantized_tables_are_looked_up(golden, golden_folder, like_a_gpu):
     """W1 of rank 64, quantized: looked up by one id, as drawing does, and by many."""
     drafter = load_drafter(golden_folder / "dspark_vanilla", golden.target)

@@ -113,7 +113,7 @@ def test_gemma_drafter(golden_folder):
     """Three rounds through one draft cache, on the tapped states that the reference was given."""
     folder = golden_folder / "gemma4_dspark"
     arrays = mx.load(str(folder / "expected.safetensors"))
-    drafter = load_drafter(folder, SimpleNamespace(vocab_size=160, hidden_size=64, num_layers=8))
+    drafter = load_drafter(folder, SimpleNamespace(vocab_size=160, hidden_size=64, num_layers=8), dtype=mx.float32)
     cache = drafter.new_cache()
     for i, facts in enumerate(json.loads((folder / "expected.json").read_text())["rounds"]):
         context = arrays[f"round{i}.context"]

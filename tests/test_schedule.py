@@ -140,6 +140,14 @@ def test_auto_decodes_plainly_where_drafts_fail_and_tries_again():
     assert np.mean(later) > 4
 
 
+@pytest.mark.parametrize("misses, goes_on", [(1, True), (12, False)])
+def test_auto_is_put_off_by_many_misses_and_not_by_one(misses, goes_on):
+    auto = Auto(costs(Line(6.7, 0.8), draft=3.5))  # about what two CPU cores need for the lab pair
+    for _ in range(misses):
+        auto = auto.after(make_round([0.5] * auto.max_draft, auto.max_draft, 0))
+    assert (auto.max_draft > 0) == goes_on
+
+
 def test_auto_cuts_by_what_was_known_before_the_block_was_drawn():
     """Its plan, lengths and bars, is fixed; admit() only compares, so no token of the draft can move a bar."""
     auto = Auto(costs(BUS, draft=3.0))

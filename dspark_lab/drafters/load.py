@@ -18,10 +18,13 @@ def load_drafter(folder, target, bits=0, unquantized=(), dtype=None):
 
     ``bits``: quantize its matrices (0: leave them as they are stored), but for the parts ``unquantized``, see
     ``checkpoint.quantize``. Where a device is no good at quantized products (`stays_quantized`) they are dequantized
-    again, so that a drafter accepts what it would elsewhere, in another time. ``dtype``: as in ``load_weights``. Raises
-    FileNotFoundError for a missing file and ValueError, naming folder and fault, for a config that no drafter here
-    reads or that does not fit the target, and for tensors that are missing, extra, misshapen, damaged or NaN.
+    again, so that a drafter accepts what it would elsewhere, in another time. ``dtype``: as in ``load_weights``; on a
+    GPU None is the target's. Raises FileNotFoundError for a missing file and ValueError, naming folder and fault, for a
+    config that no drafter here reads or that does not fit the target, and for tensors that are missing, extra,
+    misshapen, damaged or NaN.
     """
+    if dtype is None and mx.default_device() != mx.cpu:
+        dtype = target.embed(mx.array([0])).dtype  # products of two 16-bit types would be float32's, and slow
     folder = Path(folder)
     raw = read_config(folder)
     try:

@@ -6,6 +6,10 @@ one. OpenBLAS exports the same ``cblas_*`` names. Loaded into the process's glob
 the ones that MLX's calls bind to; loaded afterwards it changes nothing. Only float32 products go through BLAS:
 bfloat16, float16 and quantized products do not, and stay slow on a CPU.
 
+OpenBLAS's threads wait for their next product in a busy loop, some 30 ms long, and take the core that Python needs to
+describe it: on two cores that costs plain decoding a third of its speed and a DSpark round a tenth. They are told to
+sleep at once instead, unless the reader has set ``OPENBLAS_THREAD_TIMEOUT``.
+
 macOS has Metal and Accelerate; there nothing is done. ``DSPARK_LAB_BLAS=reference`` keeps MLX's own BLAS, so that a
 notebook can show what the difference is.
 """
@@ -21,6 +25,7 @@ import warnings
 from pathlib import Path
 
 _openblas = None  # the loaded library; it cannot be unloaded or swapped within a process
+SLEEP_AT_ONCE = "4"  # log2 of the cycles an idle thread stays awake: the least that OpenBLAS takes; its own is 26
 
 
 def install():
@@ -38,6 +43,7 @@ def install():
             stacklevel=3,
         )
         return
+    os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", SLEEP_AT_ONCE)  # read once, as the library is loaded
     try:
         _openblas = _load()
     except OSError as error:

@@ -9,7 +9,8 @@ import pytest
 
 def said(code, **variables):
     """What ``code`` prints and warns in a Python of its own, with these environment variables set."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MLX_", "DSPARK_LAB_"))}
+    inherited = ("MLX_", "DSPARK_LAB_", "OPENBLAS_")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(inherited)}
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment | variables, capture_output=True, text=True, check=True
     )
@@ -28,3 +29,21 @@ def test_openblas_has_to_come_before_mlx():
     assert said(f"import dspark_lab; {name}", DSPARK_LAB_BLAS="reference").split() == ["reference"]
     late = said(f"import mlx.core, dspark_lab; {name}")
     assert "mlx was imported before dspark_lab" in late and "reference" in late.split()
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.cpu_count() < 2, reason="OpenBLAS has no second thread")
+def test_idle_threads_of_openblas_leave_the_cores_alone():
+    """Python describes the next product while they would wait for it: what they burn in 20 ms is seen in CPU time."""
+    waiting = """
+import time, dspark_lab, mlx.core as mx
+dspark_lab.blas.set_threads(2)
+x, burnt = mx.ones((512, 512)), []
+for _ in range(5):
+    mx.eval(x @ x)
+    start = time.process_time()
+    time.sleep(0.02)
+    burnt.append(time.process_time() - start)
+print(min(burnt) < 0.005)
+"""
+    assert said(waiting, OPENBLAS_THREAD_TIMEOUT="26").split() == ["False"]  # the reader's own setting stands
+    assert said(waiting).split() == ["True"]

@@ -44,6 +44,7 @@ def decode(
             mx.async_eval(*passed)  # MLX computes the pass while Python describes how its outcome is judged
             accepted, own = judge(p, draft.probs[:n], draft.tokens[:n], accept_key)
             chances = chances_of(p, draft, n)
+            mx.async_eval(accepted, own, chances)
             mx.eval(*passed)
             verified_at = time.perf_counter()
 

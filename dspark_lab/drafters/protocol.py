@@ -1,6 +1,7 @@
 """What the decode loop asks of a drafter, and what it gets."""
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Protocol
 
 import mlx.core as mx
@@ -21,8 +22,9 @@ class Draft:
     confidence: mx.array | None = None
 
 
+@cache
 def empty_draft(vocab_size=1):
-    """A draft of no tokens."""
+    """A draft of no tokens; the same one each time, so that MLX computes its arrays once."""
     return Draft(mx.zeros((0,), mx.int32), mx.zeros((0, vocab_size)))
 
 

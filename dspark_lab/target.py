@@ -2,7 +2,7 @@
 
 Any mlx-lm model will do, and mlx-vlm's language models; their own code runs, and nothing of it is patched. While a pass
 is being described to MLX, the layers of this one model stand behind wrappers, which keep what the tapped ones return,
-and start each layer's computation while Python goes on to describe the next.
+and start the computation of what is described so far while Python goes on.
 """
 
 from contextlib import contextmanager
@@ -12,6 +12,8 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from dspark_lab.rollback import recorded, with_rollback
 from dspark_lab.standins import StandIn, first, replaced
+
+GPU_LAYERS = 5  # a GPU is started so many layers at a time: every start launches a graph or a command buffer of its own
 
 
 class Target:
@@ -76,26 +78,30 @@ class Target:
 
 @contextmanager
 def watched(layers, taps):
-    """Inside this context each of ``layers`` (a list) starts computing when called; yields a dict for the ``taps``.
+    """Inside this context ``layers`` (a list) start computing as they are called; yields a dict for the ``taps``.
 
     The dict holds the tapped layers' outputs, by layer. MLX is lazy: without a start nothing would be computed before
     the whole pass is described, which takes Python a fifth of the time that the lab target needs for one token.
     """
-    outputs = {}
-    with replaced(layers, {i: _Watched(layer, i if i in taps else None, outputs) for i, layer in enumerate(layers)}):
+    outputs, together = {}, 1 if mx.default_device() == mx.cpu else GPU_LAYERS
+    stand_ins = {
+        i: _Watched(layer, (i + 1) % together == 0, i if i in taps else None, outputs) for i, layer in enumerate(layers)
+    }
+    with replaced(layers, stand_ins):
         yield outputs
 
 
 class _Watched(StandIn):
-    """Calls its layer, starts it, and keeps its output if tapped."""
+    """Calls its layer; if it ``starts``, MLX begins on what is described so far; its output is kept if tapped."""
 
-    def __init__(self, layer, tap, outputs):
+    def __init__(self, layer, starts, tap, outputs):
         super().__init__(layer)
-        self._tap, self._outputs = tap, outputs
+        self._starts, self._tap, self._outputs = starts, tap, outputs
 
     def __call__(self, *args, **kwargs):
         result = self._module(*args, **kwargs)
-        mx.async_eval(first(result))
+        if self._starts:
+            mx.async_eval(first(result))
         if self._tap is not None:
             self._outputs[self._tap] = first(result)
         return result

@@ -119,6 +119,7 @@ def resume(trainers, progress_file):
         for part, owner in (("model.", trainer.model), ("optimizer.", trainer.optimizer)):
             tree = tree_unflatten([(k.removeprefix(part), v) for k, v in arrays.items() if k.startswith(part)])
             owner.update(tree) if part == "model." else owner.state.update(tree)
+        trainer.optimizer.init(trainer.model.trainable_parameters())  # puts back empty places: parts without weights
     progress = json.loads(progress_file.read_text())
     return progress["step"], progress["curves"]
 

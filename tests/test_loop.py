@@ -15,6 +15,7 @@ from dspark_lab.decode import decode
 from dspark_lab.drafters import Lookup, NoDrafter
 from dspark_lab.sampling import Sampling
 from dspark_lab.schedule import Cap, Delayed, HardwareAware, SurvivalThreshold, Threshold, WholeDraft
+from dspark_lab.target import watched
 
 SCRIPT = [(37 * n * n + 11 * n) % 251 for n in range(200)]  # no token twice in a row
 PROMPT = SCRIPT[:4]
@@ -219,3 +220,17 @@ def test_prefill_in_steps(golden, monkeypatch, mode):
     monkeypatch.setattr(sys.modules["dspark_lab.decode"], "PREFILL_STEP", 7)
     steps = list(decode(golden.target, golden.drafter(mode), prompt, **arguments))
     assert [(r.drafted, r.committed) for r in steps] == [(r.drafted, r.committed) for r in whole]
+
+
+@pytest.mark.parametrize(("device", "starts"), [(mx.cpu, range(1, 13)), (mx.gpu, (5, 10))])
+def test_a_pass_is_started_while_it_is_described(monkeypatch, device, starts):
+    """After every layer on a CPU; on a GPU, where a start costs a launch, after every fifth. Tapped layers are kept."""
+    started, layers = [], [lambda h: h + 1] * 12
+    monkeypatch.setattr(mx, "default_device", lambda: device)
+    monkeypatch.setattr(mx, "async_eval", started.append)
+    with watched(layers, (0, 7)) as outputs:
+        h = mx.array(0)
+        for layer in layers:
+            h = layer(h)
+    assert [h.item() for h in started] == list(starts)
+    assert {i: h.item() for i, h in outputs.items()} == {0: 1, 7: 8}

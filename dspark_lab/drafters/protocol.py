@@ -24,8 +24,10 @@ class Draft:
 
 @cache
 def empty_draft(vocab_size=1):
-    """A draft of no tokens; the same one each time, so that MLX computes its arrays once."""
-    return Draft(mx.zeros((0,), mx.int32), mx.zeros((0, vocab_size)))
+    """A draft of no tokens; the same one each time, computed at once, for whatever thread asks."""
+    draft = Draft(mx.zeros((0,), mx.int32), mx.zeros((0, vocab_size)))
+    mx.eval(draft.tokens, draft.probs)
+    return draft
 
 
 class Drafter(Protocol):

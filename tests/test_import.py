@@ -43,7 +43,7 @@ for _ in range(5):
     start = time.process_time()
     time.sleep(0.02)
     burnt.append(time.process_time() - start)
-print(min(burnt) < 0.005)
+print(max(burnt) > 0.01)
 """
-    assert said(waiting, OPENBLAS_THREAD_TIMEOUT="26").split() == ["False"]  # the reader's own setting stands
-    assert said(waiting).split() == ["True"]
+    assert said(waiting, OPENBLAS_THREAD_TIMEOUT="26").split() == ["True"]  # the reader's own setting stands
+    assert said(waiting).split() == ["False"]

@@ -19,7 +19,7 @@ from dspark_lab.drafters.side_by_side import by_length, side_by_side
 from dspark_lab.generate import add_text, encode_prompt, room, stop_strings, whole_number
 from dspark_lab.rounds import Round
 from dspark_lab.rows import RowsKVCache
-from dspark_lab.sampling import Sampling, judge, split
+from dspark_lab.sampling import Sampling, split
 from dspark_lab.schedule import WholeDraft, survival_of
 from dspark_lab.text import TextStream
 
@@ -162,6 +162,7 @@ class Batch:
         """Draft, verify, accept and commit for every row: a BatchRound."""
         start = time.perf_counter()
         keys = split(mx.stack([r.key for r in self.requests]), 3)  # (R, 3, 2)
+        mx.async_eval(keys)  # greedy rounds would never ask for them
         draft, drafted, confidence = self.draft(keys[:, 1])
         drafted_at = time.perf_counter()
         scheduled = self.scheduled(drafted, confidence)
@@ -235,7 +236,7 @@ class Batch:
         """Three lists with an entry a row: tokens accepted, the tokens committed, and why the text ends or None."""
 
         def rule(n, p, q, tokens, keys):
-            return mx.vmap(judge)(p[:, : n + 1], q[:, :n], tokens[:, :n], keys)
+            return mx.vmap(self.sampling.judge)(p[:, : n + 1], q[:, :n], tokens[:, :n], keys)
 
         accepted, own = by_length(rule, scheduled, p, draft.probs, draft.tokens, keys)
         accepted, own = accepted.tolist(), own.tolist()

@@ -6,7 +6,6 @@ import mlx.core as mx
 
 from dspark_lab.drafters.protocol import empty_draft
 from dspark_lab.rounds import Round
-from dspark_lab.sampling import judge
 from dspark_lab.schedule import scheduled_length, survival_of
 
 PREFILL_STEP = 512  # prompt tokens per pass: bounds the memory that a long prompt's attention needs
@@ -42,9 +41,9 @@ def decode(
             p = sampling.probs(logits)  # (n + 1, vocab)
             passed = [p] if hidden is None else [p, hidden]
             mx.async_eval(*passed)  # MLX computes the pass while Python describes how its outcome is judged
-            accepted, own = judge(p, draft.probs[:n], draft.tokens[:n], accept_key)
+            accepted, own = sampling.judge(p, draft.probs[:n], draft.tokens[:n], accept_key)
             chances = chances_of(p, draft, n)
-            mx.async_eval(accepted, own, chances)
+            mx.async_eval(accepted, own, chances, key)  # the next round's key too: greedy rounds would never ask for it
             mx.eval(*passed)
             verified_at = time.perf_counter()
 

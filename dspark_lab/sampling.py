@@ -1,7 +1,7 @@
 """From logits to tokens: probabilities, the accept rule, the residual.
 
-The whole of lossless speculative sampling is in the last three functions. p and q are always float32, whatever the
-weights' type: a softmax over 150,000 tokens in bfloat16 can be off by a total variation of 0.05.
+The whole of lossless speculative sampling is in ``acceptance``, ``residual`` and ``judge``. p and q are always float32,
+whatever the weights' type: a softmax over 150,000 tokens in bfloat16 can be off by a total variation of 0.05.
 """
 
 from dataclasses import dataclass
@@ -45,6 +45,10 @@ class Sampling:
     def draw(self, probs, key):
         """Draw tokens (...) from ``probs`` (..., vocab) of this Sampling, see ``sample``; at 0 there is no choice."""
         return mx.argmax(probs, axis=-1) if self.temperature == 0 else sample(probs, key)
+
+    def judge(self, p, q, tokens, key):
+        """The accept rule on p, q and drafted ``tokens`` of this Sampling, see ``judge``; at 0 there is no chance."""
+        return compare(p, tokens) if self.temperature == 0 else judge(p, q, tokens, key)
 
 
 def one_hot(tokens, vocab_size):
@@ -123,7 +127,8 @@ def judge(p, q, tokens, key):
     (n, vocab): the distributions that ``tokens`` (n,) were really drawn from. Tokens are accepted left to right, each
     with probability min(1, p/q), until the first rejection. The target's token is the *correction*, drawn from the
     residual, after a rejection, and the *bonus*, drawn from p, when all were accepted. At temperature 0 p and q are
-    one-hot, and this same rule compares tokens. Nothing is waited for: it can be described before p is computed.
+    one-hot, and this same rule compares tokens (as ``compare`` does, in a tenth of the time). Nothing is waited for: it
+    can be described before p is computed.
     """
     n = tokens.shape[0]
     coin_key, token_key = mx.random.split(key)
@@ -134,3 +139,10 @@ def judge(p, q, tokens, key):
     accepted = mx.sum(mx.cumprod(mx.random.uniform(shape=(n,), key=coin_key) < chance))
     correction = residual(p[accepted], q[mx.minimum(accepted, n - 1)])
     return accepted, sample(mx.where(accepted < n, correction, p[n]), token_key)
+
+
+def compare(p, tokens):
+    """What ``judge`` comes to where p (n + 1, vocab) is one-hot: keep the ``tokens`` (n,) that are the target's own."""
+    own = mx.argmax(p, axis=-1)
+    accepted = mx.sum(mx.cumprod(own[:-1] == tokens))
+    return accepted, own[accepted]

@@ -8,12 +8,13 @@ from fakes import VOCAB, ScriptedDrafter, ScriptedTarget
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dspark_lab import sampling
 from dspark_lab.auto import Auto
 from dspark_lab.cost import InTurn
 from dspark_lab.curves import Costs, Line
 from dspark_lab.decode import decode
 from dspark_lab.drafters import Lookup, NoDrafter
-from dspark_lab.sampling import Sampling
+from dspark_lab.sampling import Sampling, one_hot
 from dspark_lab.schedule import Cap, Delayed, HardwareAware, SurvivalThreshold, Threshold, WholeDraft
 from dspark_lab.target import watched
 
@@ -234,3 +235,12 @@ def test_a_pass_is_started_while_it_is_described(monkeypatch, device, starts):
             h = layer(h)
     assert [h.item() for h in started] == list(starts)
     assert {i: h.item() for i, h in outputs.items()} == {0: 1, 7: 8}
+
+
+@given(data=st.data(), n=st.integers(0, 4), key=st.integers(0, 99))
+def test_comparing_tokens_is_the_accept_rule_of_one_hot_distributions(data, n, key):
+    """And so greedy decoding may do without coins, residual and draw."""
+    own, drafted = (data.draw(st.lists(st.integers(0, 2), min_size=m, max_size=m)) for m in (n + 1, n))
+    p, q, tokens = one_hot(mx.array(own), 3), one_hot(mx.array(drafted, mx.uint32), 3), mx.array(drafted, mx.uint32)
+    ruled = sampling.judge(p, q, tokens, mx.random.key(key))
+    assert [x.item() for x in Sampling().judge(p, q, tokens, None)] == [x.item() for x in ruled]

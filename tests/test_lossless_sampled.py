@@ -167,13 +167,13 @@ def before_temperature(patch, world):
     def cold(probs):
         return probs**2 / mx.sum(probs**2, axis=-1, keepdims=True)
 
-    def judge(p, q, tokens, key):
+    def judge(self, p, q, tokens, key):
         coin_key, token_key = mx.random.split(key)
         accepted, _ = sampling.accept(cold(p), cold(q), tokens, coin_key)
         own = sampling.residual(p[accepted], q[accepted]) if accepted < len(q) else p[accepted]
         return mx.array(accepted), sampling.sample(own, token_key)
 
-    patch.setitem(decode.__globals__, "judge", judge)
+    patch.setattr(Sampling, "judge", judge)
     return {"acceptance": lambda p, q: sampling.acceptance(cold(p), cold(q))}
 
 

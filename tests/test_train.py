@@ -32,7 +32,7 @@ def test_every_stage_leaves_its_product_and_the_pair_loads(trained):
     for mode in SHIPPED:
         assert lab.generate(pair, PROBLEM, mode=mode, max_tokens=24).tokens == plain, mode
     curves = json.loads((trained / "curves.json").read_text())
-    assert set(curves) == {"base", "instruct", *SHIPPED, "small"}
+    assert set(curves) == {"base", "instruct", *SHIPPED, "confidence", "small"}
     assert mlx_lm.load(str(trained / "small"))[0].args.vocab_size == pair.target.vocab_size
     assert curves["base"][-1][1] < curves["base"][0][1] - 0.5  # it learned something
 

@@ -42,7 +42,7 @@ def prompts_apart(pair, domain, folder=None):
 
 
 def gather(pair, mode, prompts, temperature, rounds, max_tokens, advance=lambda: None):
-    """Rounds of whole drafts, at least ``rounds`` if the ``prompts`` suffice, as lists for `Evidence.from_lists`.
+    """Rounds with whole drafts, at least ``rounds`` if the ``prompts`` suffice, as lists for `Evidence.from_lists`.
 
     ``prompts``: how many of them were answered. ``advance()`` hears of every round.
     """
@@ -51,8 +51,9 @@ def gather(pair, mode, prompts, temperature, rounds, max_tokens, advance=lambda:
         if len(found) >= rounds:
             break
         for r in stream(pair, prompt, mode, temperature=temperature, max_tokens=max_tokens, seed=seed):
-            found.append(r)
-            advance()
+            if r.scheduled:  # a last round may have had no room for a draft
+                found.append(r)
+                advance()
         answered += 1
     return {**Evidence.of(found).to_lists(), "prompts": answered}
 

@@ -9,6 +9,7 @@ import numpy as np
 from mlx.utils import tree_flatten
 from mlx_lm.utils import save_config
 
+from dspark_lab.pair import load_target
 from dspark_lab.train import tokenizer
 
 QUANTIZATION = {"group_size": 64, "bits": 8}
@@ -74,6 +75,13 @@ def special_ids(out):
             "mask": bpe.token_to_id(tokenizer.MASK), "vocab_size": bpe.get_vocab_size()}  # fmt: skip
 
 
+def instruct_model(out):
+    """The instruct model of ``out`` in float32 as it ships, the adapters folded into the 8-bit base; and its config."""
+    target, config = load_target(out / "base", out / "instruct")
+    target.model.freeze()
+    return target.model, {key: value for key, value in config.items() if "quantization" not in key}
+
+
 def split_chats(out, heldout, domain=None):
     """The (ids, prompt length) pairs of the train or held-out chats, of one domain (an index) or all."""
     data = dict(np.load(out / "work" / "chats.npz"))
@@ -91,6 +99,10 @@ def responses(out):
 
 def write_curves(out, curves):
     """Add loss curves, name -> [(step, loss)], to ``curves.json``."""
+    (out / "curves.json").write_text(json.dumps({**read_curves(out), **curves}, indent=1) + "\n")
+
+
+def read_curves(out):
+    """The loss curves in ``curves.json``, name -> [(step, loss)]; none before the first stage that trains."""
     path = out / "curves.json"
-    known = json.loads(path.read_text()) if path.exists() else {}
-    path.write_text(json.dumps({**known, **curves}, indent=1) + "\n")
+    return json.loads(path.read_text()) if path.exists() else {}

@@ -1,4 +1,4 @@
-"""The recipe of the lab pair, stage by stage: corpus, base, instruct, responses, drafters, a small model.
+"""The recipe of the lab pair, stage by stage: corpus, base, instruct, responses, drafters, confidence, a small model.
 
 Every stage writes into one folder and is skipped when its product is there, so that an interrupted run goes on where it
 stopped. ``LAB`` is what ships with the package; ``TINY`` runs the same stages in about two minutes on two cores and is
@@ -16,21 +16,19 @@ import numpy as np
 from mlx.utils import tree_flatten
 from mlx_lm.utils import dequantize_model, load_model
 
-from dspark_lab.pair import load_target
-from dspark_lab.target import Target
-from dspark_lab.train import corpus, losses, tokenizer
-from dspark_lab.train.drafters import drafter_config, drafter_loss, new_drafter, teach
+from dspark_lab.train import corpus, tokenizer
+from dspark_lab.train.drafter_stages import make_drafters, sharpen_confidence
 from dspark_lab.train.folders import (
     QUANTIZATION,
     group_size,
+    instruct_model,
     responses,
-    save_drafter,
     save_folder,
     special_ids,
     split_chats,
     write_curves,
 )
-from dspark_lab.train.loop import fit, progress_bar
+from dspark_lab.train.loop import progress_bar
 from dspark_lab.train.respond import respond
 from dspark_lab.train.target import (
     LORA,
@@ -39,7 +37,6 @@ from dspark_lab.train.target import (
     finetune,
     learn_answers,
     new_model,
-    pad_chats,
     pretrain,
 )
 
@@ -78,6 +75,8 @@ class Recipe:
     eagle3_batch: int = 16
     anchors: int = 32
     drafter_learning_rate: float = 1.5e-3
+    confidence_steps: int = 4500
+    confidence_learning_rate: float = 4e-4
     small_hidden_size: int = 128
     small_layers: int = 3
     small_epochs: float = 3
@@ -90,7 +89,7 @@ TINY = Recipe(
     hidden_size=64, layers=6, heads=2, kv_heads=1, head_dim=32, intermediate_size=128, taps=(0, 1, 2, 3, 4),
     draft_intermediate_size=64, markov_rank=16, pretrain_epochs=0.25, pretrain_batch=8, length=128, finetune_epochs=0.5,
     finetune_batch=8, chat_length=192, response_tokens=32, responses=64, drafter_steps=12, drafter_batch=4,
-    eagle3_batch=2, anchors=4, problems=200, small_hidden_size=32, small_layers=1,
+    eagle3_batch=2, anchors=4, confidence_steps=4, problems=200, small_hidden_size=32, small_layers=1,
 )  # fmt: skip
 
 
@@ -103,6 +102,7 @@ def train_lab(out, tiny=False, text_dir=None, drafters=SHIPPED):
     make_instruct(out, recipe)
     make_responses(out, recipe)
     make_drafters(out, recipe, drafters)
+    sharpen_confidence(out, recipe)
     make_small(out, recipe)
     return out
 
@@ -165,13 +165,6 @@ def make_instruct(out, recipe):
     (out / "instruct" / "adapter_config.json").write_text(json.dumps(settings, indent=2) + "\n")
 
 
-def instruct_model(out):
-    """The instruct model of ``out`` in float32 as it ships, the adapters folded into the 8-bit base; and its config."""
-    target, config = load_target(out / "base", out / "instruct")
-    target.model.freeze()
-    return target.model, {key: value for key, value in config.items() if "quantization" not in key}
-
-
 def evaluate_instruct(out, recipe):
     """Held-out bits per byte and perplexity a token of the instruct model's answers, by domain."""
     model, _ = instruct_model(out)
@@ -214,55 +207,8 @@ def make_responses(out, recipe):
              offsets=np.cumsum([0, *map(len, texts)]), prompt_lengths=[len(p) for p in prompts])  # fmt: skip
 
 
-def make_drafters(out, recipe, names):
-    """Stage 5: train the drafters ``names`` together on the same batches; a folder each, in 8 bits."""
-    names = [name for name in names if not (out / name / "config.json").exists()]
-    if not names:
-        return
-    model, config = instruct_model(out)
-    target, lender = Target(model, config), Target(model, config)
-    if mx.default_device() == mx.gpu:
-        fast, _ = instruct_model(out)
-        fast.set_dtype(mx.bfloat16)
-        lender = Target(fast, config)
-    configs = {name: drafter_config(name, config, recipe, special_ids(out)["mask"]) for name in names}
-    drafters = {name: new_drafter(configs[name], lender, recipe.seed) for name in names}
-    curves = fit_drafters(drafters, target, responses(out), recipe, out / "work")
-    write_curves(out, curves)
-    for name, drafter in drafters.items():
-        drafter.set_dtype(mx.float32)
-        save_drafter(out / name, drafter, configs[name])
-
-
-def fit_drafters(drafters, target, texts, recipe, folder):
-    """Train ``drafters`` (name -> drafter) on ``texts``, (ids, prompt length) pairs; returns name -> curve."""
-    tokens, starts, ends = pad_chats(texts, recipe.chat_length)
-    usable = np.flatnonzero(ends - starts >= 2)
-    tokens, starts, ends = tokens[usable], starts[usable], ends[usable]
-
-    def batches(step):
-        rng = np.random.default_rng((recipe.seed, step))
-        rows = rng.integers(len(tokens), size=recipe.drafter_batch)
-        low, high = starts[rows, None] - 1, ends[rows, None] - 1  # an anchor has at least one token after it
-        anchors = low + (rng.random((recipe.drafter_batch, recipe.anchors)) * (high - low)).astype(np.int64)
-        ids = mx.array(tokens[rows])
-        logits, hidden = teach(target, recipe.taps, ids)
-        return logits, hidden, ids, mx.array(anchors), mx.array(ends[rows])
-
-    def loss(name, drafter, *batch):
-        if name == "eagle3":  # seven passes over every row: a smaller batch keeps its share of the time
-            batch = [array[: recipe.eagle3_batch] for array in batch]
-        logits, hidden, ids, anchors, ends = batch
-        if name == "dflash16":  # blocks of twice the length: half as many
-            anchors = anchors[:, ::2]
-        return drafter_loss(LOSSES.get(name, losses.DSPARK), drafter, logits, hidden, ids, anchors, ends)[0]
-
-    return fit(drafters, loss, batches, recipe.drafter_steps, recipe.drafter_learning_rate, folder,
-               "drafters " + " ".join(drafters), weight_decay=0.01)  # fmt: skip
-
-
 def make_small(out, recipe):
-    """Stage 6: a small language model trained on the target's answers; ``small/``, an mlx-lm folder in 8 bits.
+    """Stage 7: a small language model trained on the target's answers; ``small/``, an mlx-lm folder in 8 bits.
 
     It is no drafter of ours: mlx-lm's own speculative decoding needs a whole model to draft with.
     """
@@ -279,6 +225,3 @@ def make_small(out, recipe):
     quantization = {**QUANTIZATION, "group_size": group_size(width)}
     nn.quantize(model, **quantization)
     save_folder(out / "small", model, {**config, "quantization": quantization}, out / "work" / "tokenizer")
-
-
-LOSSES = {"dflash": losses.DFLASH, "dflash16": losses.DFLASH16, "no_markov": losses.NO_MARKOV}

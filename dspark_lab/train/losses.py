@@ -21,6 +21,7 @@ class LossWeights:
 
 
 DSPARK = LossWeights(cross_entropy=0.1, l1=0.9, confidence=1.0)
+CONFIDENCE = LossWeights(cross_entropy=0.1, l1=0.9, confidence=6.0)  # the last steps of the lab pair's DSpark
 DFLASH = LossWeights(cross_entropy=1.0, l1=0.0, confidence=0.0)
 DFLASH16 = LossWeights(cross_entropy=1.0, l1=0.0, confidence=0.0, loss_decay=7.0)
 NO_MARKOV = LossWeights(cross_entropy=0.1, l1=0.9, confidence=0.0)  # the ablation: DSpark's losses, no Markov head

@@ -103,7 +103,10 @@ def speedup(acceptance, costs, draft_length):
 
 
 def best_length(acceptance, costs):
-    """The static draft length, 0 to what acceptance and costs are known for, with the highest `speedup`."""
+    """The static draft length, 0 to what acceptance and costs are known for, with the highest `speedup`.
+
+    Acceptance seen in long drafts is a little low for short ones, whose rounds begin elsewhere (`bench/auto.py`).
+    """
     known = min(costs.longest, len(acceptance)) if isinstance(acceptance, Sequence | np.ndarray) else costs.longest
     return max(range(known + 1), key=lambda length: speedup(acceptance, costs, length))
 

@@ -8,9 +8,9 @@ from test_bench import command, training  # noqa: F401 (fixtures)
 from test_schedule import make_round
 from typer.testing import CliRunner
 
+import dspark_lab as lab
 from dspark_lab import cli
-from dspark_lab.bench.auto import at_cap, over_domains
-from dspark_lab.cost import expected_tokens
+from dspark_lab.bench.auto import blocks_at, over_domains, seconds_a_token, walk
 from dspark_lab.curves import Costs, Line, load_traces
 
 
@@ -50,6 +50,8 @@ def test_auto_adds_up(command):  # noqa: F811
         assert cell["best_cap"] == (1, 3)[int(np.argmax(rates))]
         assert cell["median_error"] == pytest.approx(np.median(np.abs(np.array(cell["predicted"]) / rates - 1)))
         assert 0 <= cell["lost_by_prediction"] < 1 and cell["ceiling"] > 0
+        over = cell["predicted_over_best_cap"]
+        assert over["estimate"] == pytest.approx(1 - cell["lost_by_prediction"]) and over["low"] <= over["high"]
         for ratio in ("auto_over_plain", "auto_over_best_cap"):
             found = cell[ratio]["ratio"]
             assert found["low"] <= found["estimate"] <= found["high"] and found["prompts"] == 3
@@ -67,10 +69,23 @@ def test_the_geometric_mean_over_domains():
     assert over_domains(json.loads(json.dumps(cells))) == {"estimate": 1.0, "low": 1.0, "high": 1.0, "domains": 2}
 
 
-def test_a_cap_is_priced_by_what_was_drafted():
-    """Blocks of 2: what E[τ] over a round's cost says. Where a drafter found nothing, a plain round is paid for."""
+def test_a_cap_is_priced_by_the_rounds_it_takes():
+    """Nothing found, a whole block of 2, a miss, two more blocks; the reader's clock leaves out the first round."""
     known = Costs(Line(0.0, 0.0), Line(1.0, 1.0), Line(0.0, 0.0), 2)  # a round costs 2 and one more a draft
-    blocks = [make_round([0.5] * 2, 2, accepted) for accepted in (0, 1, 2, 2)]  # α_1 = 3/4, α_2 = 2/3
-    for cap in (1, 2):
-        assert at_cap(blocks, known, cap) == pytest.approx(expected_tokens([3 / 4, 2 / 3], cap) / known.round(cap))
-    assert at_cap([*blocks, make_round([], 0, 0)], known, 1) == pytest.approx((7 + 1) / (4 * 3 + 2))
+    block = lambda right: make_round([0.5] * 2, 2, right)  # noqa: E731
+    blocks = [make_round([], 0, 0), *map(block, (2, 2, 1, 0, 2)), make_round([0.5], 1, 1), make_round([], 0, 0)]
+    assert walk(blocks, 2) == [(1, 0), (3, 2), (1, 2), (3, 2)]
+    assert walk(blocks, 1) == [(1, 0), (2, 1), (2, 1), (2, 1), (1, 0)]  # begins elsewhere, and finds what 2 had missed
+    assert seconds_a_token(blocks, known, 2) == pytest.approx((4 + 4 + 4) / (3 + 1 + 3))
+    assert seconds_a_token(blocks, known, 1) == pytest.approx((3 + 3 + 3 + 2) / (2 + 2 + 2 + 1))
+    assert np.isnan(seconds_a_token(blocks[:1], known, 1))  # all in one round
+
+
+@pytest.mark.parametrize("mode", ["dspark", "dflash", "eagle3", "lookup"])
+def test_a_cap_takes_the_rounds_that_were_walked(golden, mode):
+    prompt = golden.tokenizer.encode("def encode(self, input):")
+    text = list(lab.generate(golden, prompt, mode, max_tokens=24).tokens)
+    blocks = blocks_at(golden, prompt, text, mode, max_tokens=24, temperature=0.0)
+    for cap in (1, 3, 7):
+        rounds = lab.generate(golden, prompt, mode, max_tokens=24, max_draft=cap).rounds
+        assert walk(blocks, cap) == [(r.accepted_length, r.draft_length) for r in rounds]

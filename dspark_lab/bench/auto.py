@@ -2,6 +2,10 @@
 
 Plain decoding, every cap and "auto" answer each prompt in turns, in an order that turns round, and after each prompt a
 RoundClock times the rounds of the mode once more: prediction and measurement see the same machine in the same minutes.
+
+What a cap accepts is not read off the rounds of whole blocks, cut there. They begin where a whole block ended, mostly
+behind a miss; a shorter one also ends, and the next begins, in the midst of a stretch that is easy to draft. So a block
+is drafted at every token of a text once, and each cap's rounds are walked from token to token.
 """
 
 import numpy as np
@@ -11,6 +15,7 @@ from dspark_lab.bench.record import RESAMPLES, over_prompts
 from dspark_lab.bench.speed import in_turns, settings, speed_ratio
 from dspark_lab.cost import RoundClock, ceiling
 from dspark_lab.generate import stream
+from dspark_lab.prefix_cache import PrefixCache
 from dspark_lab.sampling import Sampling
 
 
@@ -22,7 +27,9 @@ def contest(pair, mode, prompts, caps, threads, temperature, max_tokens, advance
     sides = settings(pair, "baseline", [{}], [plain_threads], **shared)
     sides += settings(pair, mode, options, [mode_threads], **shared)
     in_turns(sides, prompts[:1])  # warms up, and leaves the mode's threads set
-    whole = [r for seed, prompt in enumerate(prompts) for r in stream(pair, prompt, mode, seed=seed, **shared)]
+    whole = [list(stream(pair, prompt, mode, seed=seed, **shared)) for seed, prompt in enumerate(prompts)]
+    texts = [[token for r in rounds for token in r.committed] for rounds in whole]
+    blocks = [blocks_at(pair, prompt, text, mode, **shared) for prompt, text in zip(prompts, texts)]
     clock, seconds, tokens = RoundClock(pair, mode, sampling=Sampling(temperature)), [], []
     clock.run()
     for number, prompt in enumerate(prompts):
@@ -34,21 +41,25 @@ def contest(pair, mode, prompts, caps, threads, temperature, max_tokens, advance
         blas.set_threads(mode_threads)
         clock.run()
         advance()
-    return judge(sides, np.array(tokens), np.array(seconds), caps, whole, clock.costs())
+    cell = judge(sides, np.array(tokens), np.array(seconds), caps, blocks, clock.costs())
+    found = metrics.conditional_acceptance([r for rounds in whole for r in rounds])
+    return cell | {"acceptance": [alpha.estimate for alpha in found]}
 
 
-def judge(sides, tokens, seconds, caps, whole, costs):
-    """The cell, from ``tokens`` and ``seconds`` a token (prompts, sides), Rounds of ``whole`` blocks and `Costs`.
+def judge(sides, tokens, seconds, caps, blocks, costs):
+    """The cell, from ``tokens`` and ``seconds`` a token (prompts, sides), each text's `blocks_at` and `Costs`.
 
     ``caps``: measured against predicted tokens a second at each. ``auto``: against plain decoding and the best cap.
     """
-    known = np.isfinite(seconds).all(axis=1)
+    expected = np.array([[seconds_a_token(text, costs, cap) for cap in caps] for text in blocks])
+    known = np.isfinite(seconds).all(axis=1) & np.isfinite(expected).all(axis=1)
     if known.sum() < 2:
         raise ValueError("fewer than two prompts were answered in more than one round by every side; give more tokens")
-    tokens, seconds = tokens[known], seconds[known]
-    sums = np.stack([tokens, tokens * seconds], axis=-1)  # (prompts, sides, 2)
-    measured = [over_prompts(lambda s: s[..., 0] / s[..., 1], sums[:, 1 + i]) for i in range(len(caps))]
-    predicted = [at_cap(whole, costs, cap) for cap in caps]
+    tokens, seconds, expected = tokens[known], seconds[known], expected[known]
+    own = tokens[:, 1:-1]  # the caps'
+    sums = np.stack([own, own * seconds[:, 1:-1]], axis=-1)  # (prompts, caps, 2)
+    measured = [over_prompts(rate, sums[:, i]) for i in range(len(caps))]
+    predicted = (own.sum(0) / (own * expected).sum(0)).tolist()
     rates = [cell["estimate"] for cell in measured]
     best, guess = int(np.argmax(rates)), int(np.argmax(predicted))
     auto, plain = seconds[:, -1], seconds[:, 0]
@@ -60,23 +71,46 @@ def judge(sides, tokens, seconds, caps, whole, costs):
         "best_cap": caps[best],
         "predicted_cap": caps[guess],
         "lost_by_prediction": 1 - rates[guess] / rates[best],
+        "predicted_over_best_cap": over_prompts(lambda s: rate(s[..., guess, :]) / rate(s[..., best, :]), sums),
         "auto_over_plain": speed_ratio(auto, plain),
         "auto_over_best_cap": speed_ratio(auto, seconds[:, 1 + best]),
         "ceiling": ceiling(costs),
-        "acceptance": [rate.estimate for rate in metrics.conditional_acceptance(whole)],
         "costs": costs.to_dict(),
         "threads": [side.threads for side in sides],
     }
 
 
-def at_cap(rounds, costs, cap):
-    """Tokens a second to expect of ``cap``: every one of ``rounds``, of whole blocks, cut there, at its price.
+def rate(sums):
+    """Tokens a second of ``sums`` (..., 2) of tokens and seconds."""
+    return sums[..., 0] / sums[..., 1]
 
-    Of a drafter with a block of fixed length this is E[τ] over the cost of a round. Prompt lookup finds now more, now
-    less, now nothing, and pays for what it found.
+
+def blocks_at(pair, prompt, text, mode, max_tokens, temperature):
+    """A Round of a whole block at every token of ``text``, the answer to ``prompt``: what a draft would come to there.
+
+    Above temperature 0 these drafts are drawn for themselves, and the text is not the one that they would have led to.
     """
-    tokens = sum(min(r.accepted_length, cap + 1) for r in rounds)
-    return tokens / sum(costs.round(min(r.draft_length, cap)) for r in rounds)
+    shared = {"temperature": temperature, "prefix_cache": PrefixCache(pair)}
+    starts = ((prompt + text[:at], at) for at in range(len(text)))
+    return [next(stream(pair, ids, mode, max_tokens=max_tokens - at, seed=at, **shared)) for ids, at in starts]
+
+
+def walk(blocks, cap):
+    """(tokens committed, tokens drafted) of each round that ``cap`` takes through a text; ``blocks``: `blocks_at`."""
+    at, rounds = 0, []
+    while at < len(blocks):
+        rounds.append((min(blocks[at].accepted_length, cap + 1), min(blocks[at].draft_length, cap)))
+        at += rounds[-1][0]
+    return rounds
+
+
+def seconds_a_token(blocks, costs, cap):
+    """What to expect of ``cap`` in a text, as `clock` would see it: without the first round; NaN if there is no other.
+
+    Prompt lookup finds now more, now less, now nothing, and pays for what it found.
+    """
+    later = walk(blocks, cap)[1:]
+    return sum(costs.round(drafted) for _, drafted in later) / sum(n for n, _ in later) if later else float("nan")
 
 
 def over_domains(cells):

@@ -34,7 +34,7 @@ def auto_tables(cells):
     """Tokens a second by cap, measured above predicted; below, what the prediction and "auto" came to."""
     caps = list(dict.fromkeys(cap for cell in of_kind(cells, "auto").values() for cap in cell["caps"]))
     speeds = Table("domain", "mode", "t", *map(str, caps), title="Tokens/s by cap, predicted below", box=SIMPLE)
-    names = ("error", "cap", "lost", "auto over plain", "over the best cap", "ceiling")
+    names = ("error", "cap", "over the best cap", "auto over plain", "over the best cap", "ceiling")
     found = Table("domain", "mode", "t", *names, title='Prediction, and max_draft "auto" [95 %]', box=SIMPLE)
     for name, cell in of_kind(cells, "auto").items():
         rates = zip(cell["measured"], cell["predicted"])
@@ -43,7 +43,7 @@ def auto_tables(cells):
             *name,
             f"{cell['median_error']:.1%}",
             f"{cell['predicted_cap']} for {cell['best_cap']}",
-            f"{cell['lost_by_prediction']:.1%}",
+            interval(cell["predicted_over_best_cap"], 3),
             *(interval(cell[ratio]["ratio"], 3) for ratio in ("auto_over_plain", "auto_over_best_cap")),
             f"{cell['ceiling']:.2f}",
         )

@@ -84,8 +84,8 @@ def test_a_cap_is_priced_by_the_rounds_it_takes():
 @pytest.mark.parametrize("mode", ["dspark", "dflash", "eagle3", "lookup"])
 def test_a_cap_takes_the_rounds_that_were_walked(golden, mode):
     prompt = golden.tokenizer.encode("def encode(self, input):")
-    text = list(lab.generate(golden, prompt, mode, max_tokens=24).tokens)
-    blocks = blocks_at(golden, prompt, text, mode, max_tokens=24, temperature=0.0)
+    answer = lab.generate(golden, prompt, mode, max_tokens=24).rounds
+    blocks = blocks_at(golden, prompt, answer, mode, max_tokens=24, temperature=0.0)
     for cap in (1, 3, 7):
         rounds = lab.generate(golden, prompt, mode, max_tokens=24, max_draft=cap).rounds
         assert walk(blocks, cap) == [(r.accepted_length, r.draft_length) for r in rounds]

@@ -29,8 +29,7 @@ def contest(pair, mode, prompts, caps, threads, temperature, max_tokens, advance
     sides += settings(pair, mode, options, [mode_threads], **shared)
     in_turns(sides, prompts[:1])  # warms up, and leaves the mode's threads set
     whole = [list(stream(pair, prompt, mode, seed=seed, **shared)) for seed, prompt in enumerate(prompts)]
-    answers = [[token for r in rounds for token in r.committed] for rounds in whole]
-    blocks = [blocks_at(pair, prompt, text, mode, **shared) for prompt, text in zip(prompts, answers)]
+    blocks = [blocks_at(pair, prompt, rounds, mode, **shared) for prompt, rounds in zip(prompts, whole)]
     clock, seconds, tokens = RoundClock(pair, mode, sampling=Sampling(temperature)), [], []
 
     def time_rounds():
@@ -90,12 +89,13 @@ def rate(sums):
     return sums[..., 0] / sums[..., 1]
 
 
-def blocks_at(pair, prompt, text, mode, max_tokens, temperature):
-    """A Round of a whole block at every token of ``text``, the answer to ``prompt``: what a draft would come to there.
+def blocks_at(pair, prompt, answer, mode, max_tokens, temperature):
+    """A Round of a whole block at every token of ``answer``, Rounds: what a draft would come to there.
 
     Above temperature 0 these drafts are drawn for themselves, and the text is not the one that they would have led to.
     """
     shared = {"temperature": temperature, "prefix_cache": PrefixCache(pair)}
+    text = [token for r in answer for token in r.committed]
     starts = ((prompt + text[:at], at) for at in range(len(text)))
     return [next(stream(pair, ids, mode, max_tokens=max_tokens - at, seed=at, **shared)) for ids, at in starts]
 

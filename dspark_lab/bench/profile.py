@@ -1,17 +1,18 @@
 """Where a round goes. MLX computes late, so in these runs, and only in these, every part is waited for.
 
 The parts are methods that the decode loop calls anyway; for the time of a run, stand-ins that hold a clock take their
-places on this one drafter and target. Waiting costs something itself: the table says what a round takes without.
+places on this one drafter and target, and that of the accept rule. Waiting costs something itself: the table says what
+a round takes without.
 """
 
 import time
 from collections import Counter
 from contextlib import contextmanager
-from importlib import import_module
 
 import mlx.core as mx
 
 from dspark_lab.generate import stream
+from dspark_lab.sampling import Sampling
 
 DRAFTER_PARTS = {
     "draft_states": "backbone",
@@ -79,12 +80,11 @@ def profile(pair, mode, prompts, advance=lambda: None, **options):
     to ``round``; ``unwatched_round`` is what a round takes when nothing is waited for.
     """
     drafter, watch, rounds, total = pair.drafter(mode), Stopwatch(), [0, 0], [0.0, 0.0]
-    decode = import_module("dspark_lab.decode")  # the module; the package's own name for it is the function
     for seed, prompt in enumerate(prompts):
         with (
             watched(watch, drafter, DRAFTER_PARTS),
             watched(watch, pair.target, {"forward": "verify", "rollback": "rollback"}),
-            watched(watch, decode, {"judge": "accept"}),
+            watched(watch, Sampling, {"judge": "accept"}),
         ):
             spent = steady_rounds(pair, prompt, mode, {**options, "seed": seed}, watch)
         for i, times in enumerate([spent, steady_rounds(pair, prompt, mode, {**options, "seed": seed})]):

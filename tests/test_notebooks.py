@@ -168,10 +168,12 @@ def test_nbval_notices_a_tampered_output(lossless):
     assert re.search(r"FAILED \S*tampered\.ipynb::Cell", said)
 
 
-BROKEN = {  # rules put in the place of min(1, p/q), and which claim of the notebook stops it
-    "p + 1": "AssertionError",  # every sampled draft is kept; greedy ones are only compared
-    "2 * p / mlx.core.maximum(q, 1e-9)": "AssertionError",  # kept twice as often as it should be, if sampled
-}
+BROKEN = {  # what is put in the place of the library's own, and which claim of the notebook stops it
+    "acceptance = lambda p, q: p + 1": "all(same)",  # every draft that was drawn is kept
+    "acceptance = lambda p, q: 2 * p / mlx.core.maximum(q, 1e-9)": "AssertionError",  # kept twice as often as is right
+    "compare = lambda p, tokens: (mlx.core.array(len(tokens)), mlx.core.argmax(p[-1]))":  # every greedy draft is kept
+    "no draft of mode dspark is rejected",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("rule", BROKEN)
@@ -179,7 +181,7 @@ def test_nbval_notices_a_broken_accept_rule(lossless, rule):
     """The library's rule is replaced in every kernel: kernels run what lies in their profile's startup folder."""
     startup = lossless / "profile_default" / "startup"
     startup.mkdir(parents=True)
-    patch = f"from dspark_lab import sampling\nimport mlx.core\nsampling.acceptance = lambda p, q: {rule}\n"
+    patch = f"from dspark_lab import sampling\nimport mlx.core\nsampling.{rule}\n"
     (startup / "broken.py").write_text(patch)
     (_, failed), said = nbval(lossless / "whole.ipynb", IPYTHONDIR=str(lossless))
     assert failed and BROKEN[rule] in said, said

@@ -269,6 +269,15 @@ def test_a_saved_drafter_is_judged_as_it_was_trained(command, tmp_path):
     assert command("--domains", "prose")[1]["cells"] == record["cells"]
 
 
+def test_rounds_are_counted_where_there_was_a_draft(golden):
+    """A text of two tokens ends, after a rejection, in a round that has no room for one."""
+    prompts = [[int(t) for t in np.random.default_rng(i).integers(3, 128, 5)] for i in range(40)]
+    ends = [list(lab.stream(golden, prompt, "dspark", temperature=1.0, max_tokens=2))[-1] for prompt in prompts[:12]]
+    assert any(not r.scheduled for r in ends)
+    cell = bench_calibration.gather(golden, "dspark", prompts, 1.0, 12, 2)
+    assert len(cell["accepted"]) == cell["prompts"] == 12  # one a text
+
+
 def test_prompts_to_fit_and_to_judge_are_apart(golden, monkeypatch):
     monkeypatch.setattr(bench_calibration, "heldout_prompts", lambda *_: [[1], [2], [3], [2], [4], [5]])
     fit, judge = bench_calibration.prompts_apart(golden, "code")

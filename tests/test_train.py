@@ -1,6 +1,9 @@
 """The recipe end to end at toy size, its losses against a second computation, and resuming."""
 
 import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -9,12 +12,14 @@ import numpy as np
 import pytest
 
 import dspark_lab as lab
+from dspark_lab.checkpoint import dequantize, read_config, read_weights
 from dspark_lab.pair import WEIGHTS
 from dspark_lab.sampling import Sampling
-from dspark_lab.train import loop
+from dspark_lab.train import drafter_stages, loop
 from dspark_lab.train.drafters import drafter_loss, teach
+from dspark_lab.train.folders import read_curves
 from dspark_lab.train.lab import SHIPPED, TINY, train_lab
-from dspark_lab.train.losses import DFLASH, DSPARK, block_loss, position_weights
+from dspark_lab.train.losses import CONFIDENCE, DFLASH, DSPARK, block_loss, position_weights
 
 PROBLEM = "Tom has 3 pens. Tom buys 4 more at the market. How many pens does Tom have now?"
 
@@ -41,6 +46,36 @@ def test_a_finished_run_is_not_run_again(trained):
     before = {path: path.stat().st_mtime_ns for path in trained.rglob("*") if path.is_file()}
     train_lab(trained, tiny=True)
     assert {path: path.stat().st_mtime_ns for path in trained.rglob("*") if path.is_file()} == before
+
+
+def test_confidence_is_trained_from_what_was_stored(trained, tmp_path, monkeypatch):
+    """Steps of length zero leave what stage 5 stored, and true ones move it, by the losses of this stage."""
+    used, moved = [], {}
+
+    def loss(weights, *batch):
+        used.append(weights)
+        return drafter_loss(weights, *batch)
+
+    monkeypatch.setattr(drafter_stages, "drafter_loss", loss)
+    for rate in (0.0, 1e-2):
+        out = Path(shutil.copytree(trained, tmp_path / f"{rate}"))
+        curves = {name: curve for name, curve in read_curves(out).items() if name != "confidence"}
+        (out / "curves.json").write_text(json.dumps(curves))
+        before = stored(out / "dspark")
+        drafter_stages.sharpen_confidence(out, replace(TINY, confidence_learning_rate=rate))
+        after = stored(out / "dspark")
+        assert before.keys() == after.keys() and "confidence" in read_curves(out)
+        moved[rate] = {name: mx.abs(after[name] - before[name]).max().item() for name in before}
+    assert max(moved[0.0].values()) < 1e-3  # stored once more in 8 bits
+    assert moved[1e-2]["confidence_head.proj.weight"] > 1e-2 and moved[1e-2]["fc.weight"] > 1e-2
+    assert set(used) == {CONFIDENCE}
+
+
+def stored(folder):
+    """The dequantized weights of a drafter's ``folder``, by name, read now: the file will be replaced."""
+    weights = dequantize(read_weights(folder), read_config(folder)["quantization"])
+    mx.eval(weights)
+    return weights
 
 
 def test_the_shipped_weights_fit_in_their_budget():

@@ -18,7 +18,7 @@ LOSSES = {
     "dflash": losses.DFLASH,
     "dflash16": losses.DFLASH16,
     "no_markov": losses.NO_MARKOV,
-}  # of the others it is DSpark's
+}  # the others learn by DSpark's
 
 
 def make_drafters(out, recipe, names):
@@ -37,8 +37,9 @@ def make_drafters(out, recipe, names):
 
 
 def teachers(out):
-    """The instruct model as the Target that teaches, in float32, and as the one that lends drafters its embedding and
-    head, in the device's fast type; and its config.
+    """The instruct model as two Targets, one to teach, one to lend embedding and head to drafters; and its config.
+
+    The one that teaches is in float32, the lender in the device's fast type.
     """
     model, config = instruct_model(out)
     target, lender = Target(model, config), Target(model, config)

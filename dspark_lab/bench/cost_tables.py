@@ -34,7 +34,7 @@ def auto_tables(cells):
     """Tokens a second by cap, measured above predicted; below, what the prediction and "auto" came to."""
     caps = list(dict.fromkeys(cap for cell in of_kind(cells, "auto").values() for cap in cell["caps"]))
     speeds = Table("domain", "mode", "t", *map(str, caps), title="Tokens/s by cap, predicted below", box=SIMPLE)
-    names = ("error", "cap", "over the best cap", "auto over plain", "over the best cap", "ceiling")
+    names = ("error", "cap", "cap over the best", "auto over plain", "auto over the best cap", "ceiling")
     found = Table("domain", "mode", "t", *names, title='Prediction, and max_draft "auto" [95 %]', box=SIMPLE)
     for name, cell in of_kind(cells, "auto").items():
         rates = zip(cell["measured"], cell["predicted"])

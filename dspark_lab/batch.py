@@ -198,7 +198,7 @@ class Batch:
         # A pass commits one token more than it accepts, so the last token needs no draft.
         wanted = [min(limit, request.remaining - 1) for request in self.requests]
         draft, lengths = self.drafting.propose([r.anchor for r in self.requests], wanted, self.sampling, keys)
-        mx.eval(draft.tokens, draft.probs, *([] if draft.confidence is None else [draft.confidence]))
+        mx.eval(draft.tokens, *([] if draft.confidence is None else [draft.confidence]))
         drafted = firsts(draft.tokens, lengths)
         return draft, drafted, [None] * len(drafted) if draft.confidence is None else firsts(draft.confidence, lengths)
 
@@ -255,7 +255,7 @@ class Batch:
     def details(self, p, draft, drafted, scheduled):
         """What a Round tells of p and q: field -> a list a row."""
         lengths = {"draft_probs": [len(own) for own in drafted], "target_probs": scheduled, "overlap": scheduled}
-        chances = chances_of(p, draft, max(scheduled))
+        chances = chances_of(p, draft, max(scheduled), self.sampling)
         mx.eval(chances)  # all at once: every separate wait costs a pass some time
         return {name: firsts(part, lengths[name]) for name, part in chances.items()}
 

@@ -20,12 +20,14 @@ from pathlib import Path
 import numpy as np
 
 from dspark_lab.checkpoint import read_config
-from dspark_lab.drafters.config import check_temperatures
+from dspark_lab.drafters.config import check_temperatures, check_weights
 from dspark_lab.metrics import wilson
 
 BINS = 10  # of equal width
 GRID = np.geomspace(0.1, 10, 101)  # temperatures to choose from, 1 among them; each is 1.047 times the one before
+RIDGE = 0.01  # what a square of a weight's way from the head's own costs, in nats, per standard deviation of its input
 LISTS = {"confidence_temperatures": 1.0, "confidence_temperatures_greedy": 0.0}  # key in config.json -> temperature
+WEIGHTS = "confidence_weights_greedy"  # key in config.json of what `fit_weights` finds
 
 
 @dataclass(frozen=True)
@@ -199,6 +201,37 @@ def fit_temperatures(*evidence, grid=GRID, bins=BINS):
     return fitted
 
 
+def fit_weights(*drafts, start):
+    """Weights for greedy drafts in the place of the confidence head's own, as `ConfidenceHead` takes them: a list.
+
+    Trained towards an overlap of soft distributions, the head is too sure of some greedy drafts and too modest about
+    others, which no list of temperatures mends. This is logistic regression, on what the head sees, of whether a
+    position was accepted once those before it were. ``drafts``: pieces of evidence of equal weight, say one a domain,
+    each ``features`` (rounds, γ, d + r), NaN where a position was not verified, and ``accepted`` (rounds,). ``start``:
+    the head's own weights (d + r,) and bias, which RIDGE holds the new ones to.
+    """
+    from scipy.optimize import minimize
+
+    rows, outcomes, shares = [], [], []
+    for features, accepted in drafts:
+        positions = np.arange(features.shape[1])
+        reached = np.isfinite(features[..., 0]) & (positions <= accepted[:, None])
+        place = np.broadcast_to(np.eye(len(positions)), (*reached.shape, len(positions)))
+        rows.append(np.concatenate([features, place], axis=-1)[reached])
+        outcomes.append((accepted[:, None] > positions)[reached])
+        shares.append(np.full(reached.sum(), 1 / reached.sum() / len(drafts)))
+    sign, share, width = 2 * np.concatenate(outcomes) - 1, np.concatenate(shares), features.shape[-1]
+    scale = np.concatenate([np.std(np.concatenate(rows)[:, :width], axis=0) + 1e-6, np.ones(len(positions))])
+    rows, start = np.concatenate(rows) / scale, np.append(start[0], np.full(len(positions), start[1])) * scale
+
+    def loss(w):
+        margin, away = sign * (rows @ w), np.where(np.arange(len(w)) < width, w - start, 0)
+        slope = rows.T @ (-share * sign * sigmoid(-margin)) + 2 * RIDGE * away
+        return share @ np.logaddexp(0, -margin) + RIDGE * away @ away, slope
+
+    return (minimize(loss, start, jac=True, method="L-BFGS-B").x / scale).tolist()
+
+
 def noise_floor(evidence, temperatures, score, statistic, rng, simulations=200):
     """What ``statistic(score, outcome)``, an ECE say, would be of a perfectly calibrated drafter: (simulations, ...).
 
@@ -214,16 +247,20 @@ def noise_floor(evidence, temperatures, score, statistic, rng, simulations=200):
     return np.array(found)
 
 
-def save_temperatures(folder, lists):
-    """Write ``lists`` (a key of `LISTS` -> temperatures, one a position) into config.json of the drafter's ``folder``.
+def save_calibration(folder, lists):
+    """Write ``lists`` (a key of `LISTS`, or WEIGHTS -> numbers) into config.json of the drafter's ``folder``.
 
-    Raises ValueError for another key, another number of positions, or a temperature that is not a positive number.
+    Raises ValueError for another key, another number of positions or weights, a temperature that is not a positive
+    number, or a weight that is none.
     """
     config = read_config(Path(folder))
-    for key, temperatures in lists.items():
-        if key not in LISTS:
-            raise ValueError(f"config.json has no list {key!r}; known are {', '.join(LISTS)}")
-        check_temperatures(key, temperatures, config["block_size"])
+    for key, numbers in lists.items():
+        if key not in (*LISTS, WEIGHTS):
+            raise ValueError(f"config.json has no list {key!r}; known are {', '.join(LISTS)}, {WEIGHTS}")
+        if key == WEIGHTS:
+            check_weights(numbers, config["hidden_size"] + config["markov_rank"] + config["block_size"])
+        else:
+            check_temperatures(key, numbers, config["block_size"])
     path = Path(folder, "config.json")
     unfinished = path.with_suffix(".tmp")
     unfinished.write_text(json.dumps({**config, **lists}, indent=4) + "\n")

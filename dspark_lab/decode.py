@@ -5,7 +5,7 @@ import time
 import mlx.core as mx
 
 from dspark_lab.drafters.protocol import empty_draft
-from dspark_lab.rounds import Round
+from dspark_lab.rounds import NO_DRAFT, Round
 from dspark_lab.schedule import scheduled_length, survival_of
 
 PREFILL_STEP = 512  # prompt tokens per pass: bounds the memory that a long prompt's attention needs
@@ -17,33 +17,35 @@ def decode(
     """Continue ``prompt`` (token ids) and yield a Round per pass of the target, until ``max_tokens`` or a stop token.
 
     The last prompt token is the first anchor. Whatever the drafter proposes, the tokens have the target's own
-    distribution under ``sampling``. At every yield both caches hold the prompt and all committed tokens but the last;
-    only the drafter's may lack those of rounds without a draft until the next draft, or until the loop is left.
+    distribution under ``sampling``. When the loop is left both caches hold the prompt and all committed tokens but the
+    last; before, rounds without a draft make the target's run ahead by one (`Leader`), the drafter's lag (`Follower`).
     ``caches``: the target's and the drafter's, which already hold what the prompt follows; empty ones if None.
     """
     cache, draft_cache = caches or new_caches(target, drafter)
     prefill(target, drafter, prompt[:-1], cache, draft_cache)
     anchor, remaining, last = prompt[-1], max_tokens, time.perf_counter()
-    with Follower(drafter, draft_cache) as follower:
+    with Leader(target, cache, drafter.taps) as leader, Follower(drafter, draft_cache) as follower:
         while remaining:
             key, draft_key, accept_key = mx.random.split(key, 3)
             # Draft. A pass commits one token more than it accepts, so the last token needs no draft.
             limit = drafter.draft_length if schedule.max_draft is None else schedule.max_draft
             draft = follower.propose(anchor, min(limit, drafter.draft_length, remaining - 1), sampling, draft_key)
-            mx.eval(draft.tokens, draft.probs, *([] if draft.confidence is None else [draft.confidence]))
+            mx.eval(draft.tokens, *([] if draft.confidence is None else [draft.confidence]))
             drafted = draft.tokens.tolist()
             confidence = None if draft.confidence is None else draft.confidence.tolist()
             drafted_at = time.perf_counter()
 
             # Verify: one pass of the target over the anchor and the scheduled tokens.
             n = scheduled_length(schedule, survival_of(confidence, len(drafted)))
-            logits, hidden = target.forward([anchor, *drafted[:n]], cache, drafter.taps)
+            logits, hidden = leader.forward([anchor, *drafted[:n]])
             p = sampling.probs(logits)  # (n + 1, vocab)
             passed = [p] if hidden is None else [p, hidden]
             mx.async_eval(*passed)  # MLX computes the pass while Python describes how its outcome is judged
             accepted, own = sampling.judge(p, draft.probs[:n], draft.tokens[:n], accept_key)
-            chances = chances_of(p, draft, n)
+            chances = chances_of(p, draft, n, sampling)
             mx.async_eval(accepted, own, chances, key)  # the next round's key too: greedy rounds would never ask for it
+            if not drafted and remaining > 1 and drafts_nothing_next(drafter, schedule):
+                leader.begin(own)
             mx.eval(*passed)
             verified_at = time.perf_counter()
 
@@ -73,6 +75,48 @@ def decode(
             if reason:
                 return
             last, anchor, remaining, schedule = time.perf_counter(), committed[-1], remaining - kept, schedule.after(r)
+
+
+def drafts_nothing_next(drafter, schedule):
+    """Whether after a round without a draft another one is sure to follow, whatever token that round brings."""
+    return drafter.draft_length == 0 or schedule.after(NO_DRAFT).max_draft == 0
+
+
+class Leader:
+    """Stands between the loop and the target, so that where nothing is drafted the target never waits for Python.
+
+    The next pass is then known but for its token, and that is an array already: the pass is described and begun while
+    this one is still computed. It takes a cache that can forget, for a stop token may turn out to need no successor.
+    """
+
+    def __init__(self, target, cache, taps):
+        self.target, self.cache, self.taps, self.begun = target, cache, taps, None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.take_back()
+
+    def forward(self, tokens):
+        """``Target.forward``; for a single token the pass that was begun, if one was."""
+        if self.begun and len(tokens) == 1:
+            begun, self.begun = self.begun, None
+            return begun
+        self.take_back()
+        return self.target.forward(tokens, self.cache, self.taps)
+
+    def begin(self, token):
+        """Start the pass over ``token`` (), an array that need not be computed yet."""
+        if all(entry.is_trimmable() for entry in self.cache):
+            self.begun = self.target.forward(token[None], self.cache, self.taps)
+            mx.async_eval(*(array for array in self.begun if array is not None))
+
+    def take_back(self):
+        """Forget the pass that was begun, if one was."""
+        if self.begun:
+            self.begun = None
+            self.target.rollback(self.cache, 1)
 
 
 class Follower:
@@ -137,15 +181,18 @@ def cut(tokens, remaining, stop_tokens):
     return tokens, "length" if len(tokens) == remaining else None
 
 
-def chances_of(p, draft, n):
+def chances_of(p, draft, n, sampling):
     """What a Round keeps of p (..., n + 1 or more, vocab) and of ``draft``, one or padded rows of them, as arrays.
 
-    Of every drafted token its q, (..., γ); of the ``n`` verified ones p and the overlap sum(min(p, q)), (..., n). Not
-    yet computed: MLX is lazy.
+    Of every drafted token its q, (..., γ); of the ``n`` verified ones p and the overlap sum(min(p, q)), (..., n), which
+    at temperature 0 is p. Not yet computed: MLX is lazy.
     """
     p, q, tokens = p[..., :n, :], draft.probs, draft.tokens[..., None]
+    target_probs = mx.take_along_axis(p, tokens[..., :n, :], -1)[..., 0]
+    if sampling.temperature == 0:
+        return {"draft_probs": mx.ones(draft.tokens.shape), "target_probs": target_probs, "overlap": target_probs}
     return {
         "draft_probs": mx.take_along_axis(q, tokens, -1)[..., 0],
-        "target_probs": mx.take_along_axis(p, tokens[..., :n, :], -1)[..., 0],
+        "target_probs": target_probs,
         "overlap": mx.sum(mx.minimum(p, q[..., :n, :]), axis=-1),
     }

@@ -63,3 +63,9 @@ class Round:
     def from_dict(cls, record):
         """The Round that ``to_dict`` wrote."""
         return cls(**record)
+
+
+NO_DRAFT = Round(  # what a round without a draft is to a schedule, before its token is known
+    anchor=-1, drafted=[], draft_probs=[], scheduled=0, target_probs=[], overlap=[], confidence=None, accepted=0,
+    committed=[-1], ending="bonus", draft_seconds=0.0, verify_seconds=0.0, other_seconds=0.0,
+)  # fmt: skip

@@ -42,9 +42,16 @@ class Sampling:
             logits = keep_top_p(logits, self.top_p)
         return mx.softmax(logits, axis=-1)
 
-    def draw(self, probs, key):
-        """Draw tokens (...) from ``probs`` (..., vocab) of this Sampling, see ``sample``; at 0 there is no choice."""
-        return mx.argmax(probs, axis=-1) if self.temperature == 0 else sample(probs, key)
+    def choose(self, logits, key):
+        """Tokens (...) drawn from ``logits`` (..., vocab), and the ``probs`` (..., vocab) that they were drawn from.
+
+        At temperature 0 the tokens do not wait for the distributions, which may never be asked for.
+        """
+        if self.temperature == 0:
+            tokens = mx.argmax(logits, axis=-1)
+            return tokens, one_hot(tokens, logits.shape[-1])
+        probs = self.probs(logits)
+        return sample(probs, key), probs
 
     def judge(self, p, q, tokens, key):
         """The accept rule on p, q and drafted ``tokens`` of this Sampling, see ``judge``; at 0 there is no chance."""

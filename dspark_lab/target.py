@@ -39,12 +39,12 @@ class Target:
         return with_rollback(cache, self._body.layers) if rollback else cache
 
     def forward(self, tokens, cache, taps=()):
-        """One pass over ``tokens`` (a list of n ids) that follow what ``cache`` holds; the cache then holds them too.
+        """One pass over ``tokens`` (n,), list or array, that follow what ``cache`` holds; it then holds them too.
 
         Returns lazily ``logits`` (n, vocab) and ``hidden`` (1, n, len(taps) * hidden_size): the outputs of the layers
         ``taps`` side by side (layers count from 0; -1 is the embedding), or None without taps.
         """
-        logits, hidden = self.run(mx.array([tokens]), cache, taps)
+        logits, hidden = self.run(mx.array(tokens)[None], cache, taps)
         return logits[0], hidden
 
     def run(self, ids, cache, taps):

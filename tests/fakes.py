@@ -18,6 +18,9 @@ class Tape:
     def __init__(self):
         self.tokens, self.state = [], ()
 
+    def is_trimmable(self):
+        return True
+
 
 class ScriptedTarget:
     """After n tokens comes ``script[n]``, for certain. Its one hidden state at a token is the token itself."""
@@ -33,7 +36,7 @@ class ScriptedTarget:
 
     def forward(self, tokens, cache, taps=()):
         self.passes += 1
-        held = cache[0].tokens
+        held, tokens = cache[0].tokens, mx.array(tokens).tolist()
         held.extend(tokens)
         following = [self.script[n] for n in range(len(held) - len(tokens) + 1, len(held) + 1)]
         hidden = mx.array(tokens).reshape(1, -1, 1) if taps else None
@@ -126,7 +129,7 @@ class AnsweringTarget:
     def forward(self, tokens, cache, taps=()):
         if self.gate:
             assert self.gate.wait(30)
-        held = cache[0].tokens
+        held, tokens = cache[0].tokens, mx.array(tokens).tolist()
         held.extend(tokens)
         following = [self.after(held[:n]) for n in range(len(held) - len(tokens) + 1, len(held) + 1)]
         return 20.0 * one_hot(mx.array(following), VOCAB), None

@@ -18,7 +18,7 @@ class RememberedTarget:
         return [Tape()]
 
     def forward(self, tokens, cache, taps=()):
-        held = cache[0].tokens
+        held, tokens = cache[0].tokens, mx.array(tokens).tolist()
         place = (*held,), (*tokens,), taps
         if place not in self.passes:
             real = self.target.new_cache()

@@ -193,12 +193,12 @@ def test_saved_temperatures_are_used_each_at_its_own(golden_folder, drafter_fold
     kept = json.loads((drafter_folder / "config.json").read_text())
     raw = {t: confidences(load(golden_folder, drafter_folder), t) for t in (0.0, 1.0)}
     sampled, greedy = [2.0] * 7, [0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 4.0]
-    calibrate.save_temperatures(drafter_folder, {"confidence_temperatures": sampled})
+    calibrate.save_calibration(drafter_folder, {"confidence_temperatures": sampled})
     published = load(golden_folder, drafter_folder)  # as published checkpoints have it: one list for all
     for t in (0.0, 1.0):
         expected = calibrate.sigmoid(calibrate.logit(raw[t]) / sampled)
         np.testing.assert_allclose(confidences(published, t), expected, rtol=1e-4)
-    calibrate.save_temperatures(drafter_folder, {"confidence_temperatures_greedy": greedy})
+    calibrate.save_calibration(drafter_folder, {"confidence_temperatures_greedy": greedy})
     both = load(golden_folder, drafter_folder)
     for t, divisors in ((0.0, greedy), (1.0, sampled)):
         expected = calibrate.sigmoid(calibrate.logit(raw[t]) / divisors)
@@ -219,7 +219,7 @@ def test_saved_temperatures_are_used_each_at_its_own(golden_folder, drafter_fold
 def test_nonsense_is_not_saved(drafter_folder, lists, words):
     before = (drafter_folder / "config.json").read_text()
     with pytest.raises(ValueError, match=words):
-        calibrate.save_temperatures(drafter_folder, lists)
+        calibrate.save_calibration(drafter_folder, lists)
     assert (drafter_folder / "config.json").read_text() == before
 
 

@@ -46,7 +46,7 @@ def calibration(
     """
     from dspark_lab.bench.calibration import assess, bars, evidence_of, prompts_apart, uncalibrated
     from dspark_lab.bench.tables import calibration_tables
-    from dspark_lab.calibrate import LISTS, fit_temperatures, save_temperatures
+    from dspark_lab.calibrate import LISTS, fit_temperatures, save_calibration
 
     pair = load(model, drafter, source)
     mode = pair.resolve(mode)
@@ -62,7 +62,7 @@ def calibration(
         record.put(f"judged/{domain}/{t:g}", cell)
     record.put("bars", bars(cells))
     if save:
-        save_temperatures(pair.folders[mode], lists)
+        save_calibration(pair.folders[mode], lists)
     finish(record, calibration_tables(record.cells))
 
 

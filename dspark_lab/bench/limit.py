@@ -56,7 +56,7 @@ def replay(target, drafter, prompt, rounds):
     """Seconds that the parts of all ``rounds`` but the first take, each part alone."""
     verify, hidden = replay_verify(target, drafter, prompt, rounds)
     backbone, drafted = replay_backbone(target, drafter, prompt, rounds, hidden)
-    draw = clocked(lambda case: drafter.draw(*case, GREEDY, mx.random.key(0)), drafted)
+    draw = clocked(lambda case: drafter.draw(*case, GREEDY, mx.random.key(0))[0], drafted)
     cache = prefilled(target, drafter, prompt)
 
     def commit(case):

@@ -15,6 +15,13 @@ class ConfidenceHead(nn.Module):
         super().__init__()
         self.proj = nn.Linear(hidden_size + rank, 1)
 
-    def __call__(self, hidden, embedded):
-        """The logit (...) of c for ``hidden`` (..., d) and the previous token's ``embedded`` W1 row (..., r)."""
-        return self.proj(mx.concatenate([hidden, embedded], axis=-1))[..., 0]
+    def __call__(self, hidden, embedded, weights=()):
+        """The logits (..., γ) of c for ``hidden`` (..., γ, d) and the W1 rows ``embedded`` (..., γ, r).
+
+        ``weights``, if any, stand in for the head's own: d + r numbers, and a bias for each position of a whole block.
+        """
+        features = mx.concatenate([hidden, embedded], axis=-1)
+        if not weights:
+            return self.proj(features)[..., 0]
+        weights, (positions, width) = mx.array(weights), features.shape[-2:]
+        return (features @ weights[:width, None])[..., 0] + weights[width : width + positions]

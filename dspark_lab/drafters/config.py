@@ -1,6 +1,7 @@
 """A drafter's config.json in DeepSpec's, z-lab's or Speculators' format, read into this library's names and checked."""
 
 from dataclasses import dataclass
+from math import isfinite
 
 from dspark_lab.drafters.markov import HEADS
 
@@ -12,7 +13,8 @@ class DrafterConfig:
     ``taps``: target layers, counted from 0, whose outputs feed the drafter (-1: the embedding). ``softcap``: logits are
     bent into (-softcap, softcap) before any Markov bias. ``gemma``: Gemma-4's layers rather than Qwen3's.
     ``confidence_temperatures``: one divisor a position for the confidence logits, or (); published checkpoints may have
-    them. ``confidence_temperatures_greedy``: this library's own key, the divisors at temperature 0, or ().
+    them. At temperature 0, under keys of this library's own: ``confidence_weights_greedy``, what the confidence head
+    has there in its weights' place (see `ConfidenceHead`), and ``confidence_temperatures_greedy``, the divisors; or ().
     ``embedding_scale``: what the target's embeddings are multiplied by, on top of the target's own scale.
 
     One entry a draft layer: ``windows``, from how many positions back a slot sees, itself included, or None for all;
@@ -45,6 +47,7 @@ class DrafterConfig:
     confidence_head: bool
     confidence_temperatures: tuple[float, ...]
     confidence_temperatures_greedy: tuple[float, ...]
+    confidence_weights_greedy: tuple[float, ...]
     softcap: float | None
     gemma: bool
     embedding_scale: float
@@ -93,6 +96,7 @@ class DrafterConfig:
             confidence_head=bool(raw.get("enable_confidence_head")),
             confidence_temperatures=tuple(raw.get("confidence_temperatures") or ()),
             confidence_temperatures_greedy=tuple(raw.get("confidence_temperatures_greedy") or ()),
+            confidence_weights_greedy=tuple(raw.get("confidence_weights_greedy") or ()),
             softcap=raw.get("final_logit_softcapping"),
             gemma=gemma,
             embedding_scale=raw.get("input_embedding_scale", 1.0),
@@ -130,6 +134,7 @@ class DrafterConfig:
             raise ValueError(f"no Markov head here is of type {self.markov_head_type!r}; known are {', '.join(HEADS)}")
         for name in ("confidence_temperatures", "confidence_temperatures_greedy"):
             check_temperatures(name, getattr(self, name), self.block_size)
+        check_weights(self.confidence_weights_greedy, self.hidden_size + self.markov_rank + self.block_size)
 
     def temperatures(self, greedy):
         """The divisors for the confidence logits, or (): the greedy list if there is one and drafts are ``greedy``."""
@@ -152,6 +157,14 @@ def check_temperatures(name, temperatures, positions):
         raise ValueError(f"{name} has {len(temperatures)} entries, but the block has {positions} positions")
     if bad := [t for t in temperatures if not (isinstance(t, int | float) and 0 < t < float("inf"))]:
         raise ValueError(f"{name} holds {bad[0]!r}; a temperature is a finite positive number")
+
+
+def check_weights(weights, expected):
+    """Raise ValueError unless greedy confidence ``weights`` are none, or as many finite numbers as ``expected``."""
+    if weights and len(weights) != expected:
+        raise ValueError(f"confidence_weights_greedy has {len(weights)} entries; this drafter's head takes {expected}")
+    if bad := [w for w in weights if not (isinstance(w, int | float) and isfinite(w))]:
+        raise ValueError(f"confidence_weights_greedy holds {bad[0]!r}; a weight is a finite number")
 
 
 def layer_windows(raw):

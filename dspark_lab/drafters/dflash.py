@@ -30,8 +30,7 @@ class DFlash(BlockDrafter):
 
     def read(self, anchor, states, base_logits, sampling, key):
         """The fields of a Draft, from the slots' ``base_logits`` (γ, vocab) alone; rows as DSpark's."""
-        probs = sampling.probs(base_logits)
-        return sampling.draw(probs, key), probs
+        return sampling.choose(base_logits, key)
 
 
 class DFlash16(DFlash):

@@ -49,22 +49,24 @@ class DSpark(BlockDrafter):
         for hidden, logits, k in zip(*slots):
             # A row of its own: MLX 0.32.4 fails on CUDA to multiply a lone vector of these.
             bias, state = self.markov_head.step(previous[None], hidden[None], state)
-            probs.append(sampling.probs(logits + bias[0]))
-            previous = sampling.draw(probs[-1], k)
+            previous, q = sampling.choose(logits + bias[0], k)
             mx.async_eval(previous)  # MLX draws it while Python describes the next step
             tokens.append(previous)
+            probs.append(q)
         return mx.stack(tokens, axis=-1), mx.stack(probs, axis=-2)
 
     def confidence(self, anchor, tokens, states, sampling):
         """c_1 .. c_γ of drafted ``tokens`` (..., γ) at ``states`` (..., γ, d), or None without a confidence head.
 
-        Greedy drafts have a calibration of their own: at temperature 0 a draft is right or wrong, and the head was
-        trained towards an overlap of soft distributions.
+        Greedy drafts may have weights and a calibration of their own: at temperature 0 a draft is right or wrong, and
+        the head was trained towards an overlap of soft distributions.
         """
         if "confidence_head" not in self:
             return None
         previous = mx.concatenate([mx.array(anchor)[..., None], tokens[..., :-1]], axis=-1)
-        logits = self.confidence_head(states, self.markov_head.markov_w1(previous))
-        if temperatures := self.config.temperatures(greedy=sampling.temperature == 0):
+        greedy = sampling.temperature == 0
+        own = self.config.confidence_weights_greedy if greedy else ()
+        logits = self.confidence_head(states, self.markov_head.markov_w1(previous), own)
+        if temperatures := self.config.temperatures(greedy):
             logits = logits / mx.array(temperatures[: logits.shape[-1]])
         return mx.sigmoid(logits)

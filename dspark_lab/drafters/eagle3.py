@@ -117,10 +117,11 @@ class Eagle3(nn.Module):
         token, feature, tokens, probs = mx.array([[anchor]]), cache.waiting, [], []
         for k in mx.random.split(key, length):
             feature = self.layers[0](self.embed(token), feature, cache.kv)
-            probs.append(sampling.probs(self.base_logits(self.norm(feature))[0, 0]))
-            token = sampling.draw(probs[-1], k).reshape(1, 1)
+            token, q = sampling.choose(self.base_logits(self.norm(feature))[0, 0], k)
             mx.async_eval(token)
-            tokens.append(token[0, 0])
+            tokens.append(token)
+            probs.append(q)
+            token = token.reshape(1, 1)
         cache.kv.trim(length)  # drafted keys and values came from the layer's own features: take them back
         return Draft(mx.stack(tokens), mx.stack(probs))
 

@@ -24,9 +24,11 @@ def decode(
     cache, draft_cache = caches or new_caches(target, drafter)
     prefill(target, drafter, prompt[:-1], cache, draft_cache)
     anchor, remaining, last = prompt[-1], max_tokens, time.perf_counter()
+    draft_key = accept_key = key  # greedy rounds leave nothing to chance
     with Leader(target, cache, drafter.taps) as leader, Follower(drafter, draft_cache) as follower:
         while remaining:
-            key, draft_key, accept_key = mx.random.split(key, 3)
+            if sampling.temperature:
+                key, draft_key, accept_key = mx.random.split(key, 3)
             # Draft. A pass commits one token more than it accepts, so the last token needs no draft.
             limit = drafter.draft_length if schedule.max_draft is None else schedule.max_draft
             draft = follower.propose(anchor, min(limit, drafter.draft_length, remaining - 1), sampling, draft_key)
@@ -43,7 +45,7 @@ def decode(
             mx.async_eval(*passed)  # MLX computes the pass while Python describes how its outcome is judged
             accepted, own = sampling.judge(p, draft.probs[:n], draft.tokens[:n], accept_key)
             chances = chances_of(p, draft, n, sampling)
-            mx.async_eval(accepted, own, chances, key)  # the next round's key too: greedy rounds would never ask for it
+            mx.async_eval(accepted, own, chances)
             if not drafted and remaining > 1 and drafts_nothing_next(drafter, schedule):
                 leader.begin(own)
             mx.eval(*passed)

@@ -151,5 +151,7 @@ def judge(p, q, tokens, key):
 def compare(p, tokens):
     """What ``judge`` comes to where p (n + 1, vocab) is one-hot: keep the ``tokens`` (n,) that are the target's own."""
     own = mx.argmax(p, axis=-1)
+    if tokens.shape[0] == 0:
+        return mx.array(0), own[0]
     accepted = mx.sum(mx.cumprod(own[:-1] == tokens))
     return accepted, own[accepted]

@@ -150,7 +150,7 @@ def power(law, alternative, n):
 # Broken variants: what to patch in the loop, and the same as rules of the toy world.
 def argmax_drafts(patch, world):
     """(a) The drafter takes its most probable token and says that it drew it from its soft q."""
-    patch.setattr(Sampling, "draw", lambda self, probs, key: mx.argmax(probs, axis=-1))
+    patch.setattr(Sampling, "choose", lambda self, logits, key: (mx.argmax(logits, axis=-1), self.probs(logits)))
     return {"drawn": lambda committed, drafted: np.eye(1, 4096, np.argmax(world.q(committed, drafted)))[0]}
 
 
@@ -183,7 +183,11 @@ def another_q(patch, world):
     def flat(probs):
         return mx.sqrt(probs) / mx.sum(mx.sqrt(probs), axis=-1, keepdims=True)
 
-    patch.setattr(Sampling, "draw", lambda self, probs, key: sampling.sample(flat(probs), key))
+    def choose(self, logits, key):
+        probs = self.probs(logits)
+        return sampling.sample(flat(probs), key), probs
+
+    patch.setattr(Sampling, "choose", choose)
     return {"drawn": lambda committed, drafted: np.array(flat(mx.array(world.q(committed, drafted))), np.float64)}
 
 

@@ -202,7 +202,7 @@ def fit_temperatures(*evidence, grid=GRID, bins=BINS):
 
 
 def fit_weights(*drafts, start):
-    """Weights for greedy drafts in the place of the confidence head's own, as `ConfidenceHead` takes them: a list.
+    """Weights for greedy drafts in the place of the confidence head's own, as `ConfidenceHead` takes them, to 6 digits.
 
     Trained towards an overlap of soft distributions, the head is too sure of some greedy drafts and too modest about
     others, which no list of temperatures mends. This is logistic regression, on what the head sees, of whether a
@@ -229,7 +229,8 @@ def fit_weights(*drafts, start):
         slope = rows.T @ (-share * sign * sigmoid(-margin)) + 2 * RIDGE * away
         return share @ np.logaddexp(0, -margin) + RIDGE * away @ away, slope
 
-    return (minimize(loss, start, jac=True, method="L-BFGS-B").x / scale).tolist()
+    found = minimize(loss, start, jac=True, method="L-BFGS-B").x / scale
+    return [float(f"{weight:.6g}") for weight in found]
 
 
 def noise_floor(evidence, temperatures, score, statistic, rng, simulations=200):

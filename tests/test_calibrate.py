@@ -207,6 +207,54 @@ def test_saved_temperatures_are_used_each_at_its_own(golden_folder, drafter_fold
     assert {**config} == {**kept, "confidence_temperatures": sampled, "confidence_temperatures_greedy": greedy}
 
 
+def test_saved_weights_are_used_greedily_alone(golden_folder, drafter_folder):
+    """They stand in for the head's own, with a bias for each position; all else stays as it was."""
+    pair = load(golden_folder, drafter_folder)
+    head, raw = pair.drafter("dspark").confidence_head.proj, {t: confidences(pair, t) for t in (0.0, 1.0)}
+    biases = np.linspace(-1, 1, 7)
+    weights = [*head.weight[0].tolist(), *(biases + head.bias.item()).tolist()]
+    calibrate.save_calibration(drafter_folder, {calibrate.WEIGHTS: weights})
+    weighed = load(golden_folder, drafter_folder)
+    expected = calibrate.sigmoid(calibrate.logit(raw[0.0]) + biases)
+    np.testing.assert_allclose(confidences(weighed, 0.0), expected, rtol=1e-3)
+    np.testing.assert_array_equal(confidences(weighed, 1.0), raw[1.0])
+    shorter = next(lab.stream(weighed, [5, 9, 17], "dspark", max_tokens=4)).confidence
+    np.testing.assert_allclose(shorter, expected[:3], rtol=1e-3)
+
+
+def hard_rounds(rng, rounds, weights):
+    """(features (rounds, γ, 4), accepted) of a drafter whose chances are ``weights`` (4 + γ,) of what its head sees."""
+    features = rng.normal(0, 1, (rounds, len(weights) - 4, 4))
+    chances = calibrate.sigmoid(features @ weights[:4] + weights[4:])
+    return features, np.cumprod(rng.random(chances.shape) < chances, axis=1).sum(axis=1)
+
+
+def test_weights_are_found_where_temperatures_could_not_help(monkeypatch):
+    """The head looks at the wrong feature; positions that were not verified, and those behind a miss, tell nothing."""
+    monkeypatch.setattr(calibrate, "RIDGE", 1e-5)
+    true = np.array([1.5, -1.0, 0.0, 0.5, 1.0, 0.5, 2.0])
+    features, accepted = hard_rounds(np.random.default_rng(0), 20_000, true)
+    features[: len(features) // 2, 2] = np.nan
+    accepted[: len(features) // 2] = np.minimum(accepted[: len(features) // 2], 2)
+    start = np.array([0.0, 0.0, 1.5, 0.0]), 1.0
+    found = np.array(calibrate.fit_weights((features, accepted), start=start))
+    assert np.abs(found - true).max() < 0.15
+    judged, outcome = hard_rounds(np.random.default_rng(1), 20_000, true)
+    logits = judged @ found[:4] + found[4:]
+    ece = expected_calibration_error(*calibrate.cumulative(Evidence(logits, np.zeros_like(logits), outcome)))
+    assert ece < 0.01
+
+
+def test_weights_of_every_piece_count_alike_and_stay_near_the_heads_own():
+    """A domain of a tenth of the rounds pulls as hard as the other; what no evidence moves keeps its weight."""
+    rng, true = np.random.default_rng(0), np.array([1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0])
+    large, small = hard_rounds(rng, 10_000, true), hard_rounds(rng, 1_000, true * [-1, 1, 1, 1, 1, 1, 1])
+    for features, _ in (large, small):
+        features[..., 3] = 0.0  # always the same
+    weights = calibrate.fit_weights(large, small, start=(np.array([0.0, 0.0, 0.0, 0.7]), 1.0))
+    assert abs(weights[0]) < 0.1 and weights[3] == pytest.approx(0.7)
+
+
 @pytest.mark.parametrize(
     ("lists", "words"),
     [
@@ -214,6 +262,8 @@ def test_saved_temperatures_are_used_each_at_its_own(golden_folder, drafter_fold
         ({"confidence_temperatures": [1.0] * 6}, "6 entries, but the block has 7"),
         ({"confidence_temperatures_greedy": [1.0] * 6 + [0.0]}, "holds 0.0"),
         ({"confidence_temperatures_greedy": [1.0] * 6 + [float("nan")]}, "holds nan"),
+        ({"confidence_weights_greedy": [1.0] * 7}, "7 entries; this drafter's head takes"),
+        ({"confidence_weights_greedy": [float("inf")] * 87}, "holds inf"),
     ],
 )
 def test_nonsense_is_not_saved(drafter_folder, lists, words):
@@ -250,6 +300,9 @@ def test_calibration_command_fits_judges_and_saves(command):
     assert list(cells) == ["temperatures", "judged/prose/1", "judged/prose/0", "bars"]
     config = json.loads((folder / "dspark" / "config.json").read_text())
     assert {key: config[key] for key in calibrate.LISTS} == cells["temperatures"]
+    assert len(config[calibrate.WEIGHTS]) == config["hidden_size"] + config["markov_rank"] + 7
+    greedy = cells["judged/prose/0"]["conditional"]
+    assert greedy["before"]["auc"][-1] != greedy["after"]["auc"][-1]  # no list of temperatures changes it much
     cell = cells["judged/prose/1"]
     assert cell["rounds"] >= 40 and len(cell["overlap_auc"]) == 8
     for score in ("conditional", "cumulative"):

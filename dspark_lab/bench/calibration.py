@@ -1,4 +1,4 @@
-"""Is confidence right? Rounds gathered on two sets of prompts: temperatures are fitted on one, judged on the other.
+"""Is confidence right? Rounds gathered on two sets of prompts: a calibration is fitted on one, judged on the other.
 
 The numbers are calibrate.py's; here are the prompts, the rounds, what a cell holds, and the bars that it is held to.
 """
@@ -6,6 +6,7 @@ The numbers are calibrate.py's; here are the prompts, the rounds, what a cell ho
 from dataclasses import asdict, replace
 from warnings import catch_warnings
 
+import mlx.core as mx
 import numpy as np
 
 from dspark_lab import calibrate
@@ -13,16 +14,20 @@ from dspark_lab.bench.prompts import heldout_prompts
 from dspark_lab.bench.record import finite
 from dspark_lab.calibrate import Evidence, auc, brier, expected_calibration_error
 from dspark_lab.generate import encode_prompt, stream
+from dspark_lab.standins import StandIn, replaced
 
 FURTHER_PROBLEMS = 2000  # generated: the corpus holds out 500, too few where a round commits many tokens
+WEIGHT_ROUNDS = 2  # times as many rounds for the weights of greedy confidence: they are many more than temperatures
 ENOUGH_AUC, NOTABLE_ECE = 0.7, 0.02  # the bars: a share of what the true overlap reaches; an ECE that must halve
 
 
 def uncalibrated(drafter):
-    """Make ``drafter`` forget its temperatures (in place). Raises ValueError for one without a confidence head."""
+    """Make ``drafter`` forget its calibration (in place). Raises ValueError for one without a confidence head."""
     if not hasattr(drafter, "confidence_head"):
         raise ValueError(f"mode {drafter.mode} has no confidence head to calibrate; give --mode dspark")
-    drafter.config = replace(drafter.config, confidence_temperatures=(), confidence_temperatures_greedy=())
+    drafter.config = replace(
+        drafter.config, confidence_temperatures=(), confidence_temperatures_greedy=(), confidence_weights_greedy=()
+    )
 
 
 def prompts_apart(pair, domain, folder=None):
@@ -41,26 +46,65 @@ def prompts_apart(pair, domain, folder=None):
     return [prompts[i] for i in order[::2]], [prompts[i] for i in order[1::2]]
 
 
-def gather(pair, mode, prompts, temperature, rounds, max_tokens, advance=lambda: None):
-    """Rounds with whole drafts, at least ``rounds`` if the ``prompts`` suffice, as lists for `Evidence.from_lists`.
+class Asked(StandIn):
+    """A confidence head that keeps what it was asked last, ``features`` (γ, d + r), and its ``own`` logits (γ,)."""
 
-    ``prompts``: how many of them were answered. ``advance()`` hears of every round.
+    def __call__(self, hidden, embedded, weights=()):
+        self.features = mx.concatenate([hidden, embedded], axis=-1)
+        self.own = self._module(hidden, embedded)
+        return self._module(hidden, embedded, weights)
+
+
+def drafts(pair, mode, prompts, temperature, rounds, max_tokens, advance):
+    """Yield (prompt's number, Round, `Asked`) of whole drafts, at least ``rounds`` if the ``prompts`` suffice.
+
+    ``advance()`` hears of every round.
     """
-    found, answered = [], 0
-    for seed, prompt in enumerate(prompts):
-        if len(found) >= rounds:
-            break
-        for r in stream(pair, prompt, mode, temperature=temperature, max_tokens=max_tokens, seed=seed):
-            if r.scheduled:  # a last round may have had no room for a draft
-                found.append(r)
-                advance()
-        answered += 1
-    return {**Evidence.of(found).to_lists(), "prompts": answered}
+    drafter, found = pair.drafter(mode), 0
+    asked = Asked(drafter.confidence_head)
+    with replaced(drafter, {"confidence_head": asked}):
+        for number, prompt in enumerate(prompts):
+            if found >= rounds:
+                return
+            for r in stream(pair, prompt, mode, temperature=temperature, max_tokens=max_tokens, seed=number):
+                if r.scheduled:  # a last round may have had no room for a draft
+                    found += 1
+                    advance()
+                    yield number, r, asked
 
 
-def evidence_of(cell):
-    """The Evidence in a cell that `gather` made."""
-    return Evidence.from_lists(*(cell[name] for name in ("logits", "overlap", "accepted")))
+def gather(pair, mode, prompts, temperature, rounds, max_tokens, advance=lambda: None):
+    """The evidence of ``rounds`` drafts as lists for `Evidence.from_lists`, with what the head's own weights say.
+
+    ``prompts``: how many of them were answered.
+    """
+    found, own, answered = [], [], set()
+    for number, r, asked in drafts(pair, mode, prompts, temperature, rounds, max_tokens, advance):
+        found.append(r)
+        own.append(np.array(asked.own[: r.scheduled], float).round(4).tolist())
+        answered.add(number)
+    return {**Evidence.of(found).to_lists(), "own_logits": own, "prompts": len(answered)}
+
+
+def greedy_weights(pair, mode, prompts, rounds, max_tokens, advance=lambda: None):
+    """What `calibrate.fit_weights` finds on the answers to ``prompts``, domain -> prompts: a list."""
+    drafter, pieces = pair.drafter(mode), []
+    for own in prompts.values():
+        features, accepted = [], []
+        for _, r, asked in drafts(pair, mode, own, 0.0, WEIGHT_ROUNDS * rounds, max_tokens, advance):
+            padded = np.full((drafter.draft_length, asked.features.shape[-1]), np.nan, np.float32)
+            padded[: r.scheduled] = np.array(asked.features[: r.scheduled].astype(mx.float32))
+            features.append(padded)
+            accepted.append(r.accepted)
+        pieces.append((np.array(features), np.array(accepted)))
+    head = drafter.confidence_head.proj
+    start = np.array(head.weight[0].astype(mx.float32)), head.bias.item()
+    return calibrate.fit_weights(*pieces, start=start)
+
+
+def evidence_of(cell, logits="logits"):
+    """The Evidence in a cell that `gather` made; ``logits``: those of the drafts, or "own_logits"."""
+    return Evidence.from_lists(*(cell[name] for name in (logits, "overlap", "accepted")))
 
 
 def by_position(statistic):
@@ -69,15 +113,15 @@ def by_position(statistic):
 
 
 def assess(cell, temperatures):
-    """What ``temperatures`` do to the drafts in ``cell``: both scores, before and after."""
-    evidence = evidence_of(cell)
+    """What calibration does to the drafts in ``cell``: both scores, by the head alone and with all of it."""
+    evidence, alone = evidence_of(cell), evidence_of(cell, "own_logits")
     scores = {"conditional": calibrate.conditional, "cumulative": calibrate.cumulative}
     return {
         "rounds": len(evidence.accepted),
         "prompts": cell["prompts"],
         "overlap_auc": finite(by_position(auc)(*calibrate.true_overlap(evidence))),
         **{
-            name: {when: judge(evidence, t, score) for when, t in [("before", 1.0), ("after", np.array(temperatures))]}
+            name: {"before": judge(alone, 1.0, score), "after": judge(evidence, np.array(temperatures), score)}
             for name, score in scores.items()
         },
     }

@@ -147,19 +147,23 @@ class RoundClock:
     def __init__(self, pair, mode, *, context=CONTEXT, sampling=None, seed=0):
         self.target, self.drafter, self.sampling = pair.target, pair.drafter(mode), sampling or Sampling()
         self.longest, self.rng = self.drafter.draft_length, np.random.default_rng(seed)
-        self.most = (self.longest + 1) * (self.longest + 2)  # tokens, if every draft were accepted
+        self.most = (self.longest + 1) * (self.longest + 2) + 2  # tokens, if every draft were accepted
         self.prompt = repetitive_prompt(self.target, context, self.most, self.rng)
         self.spent = [defaultdict(list) for _ in range(3)]
 
     def run(self):
         """Once through all lengths, in an order drawn anew, so that what drifts meanwhile touches all alike.
 
-        A first round, into which the prompt's context update falls, is left out.
+        Plain rounds come in threes, of which the one between two others counts: it was begun early, and begins the next
+        (`decode.Leader`). A first round, into which the prompt's context update falls, is left out.
         """
-        lengths = (self.longest, *self.rng.permutation(self.longest + 1).tolist())
-        settings = {"sampling": self.sampling, "schedule": InTurn(lengths), "max_tokens": self.most}
+        order = self.rng.permutation(self.longest + 1).tolist()
+        lengths = [self.longest, *(length for n in order for length in [n] * (1 if n else 3))]
+        settings = {"sampling": self.sampling, "schedule": InTurn(tuple(lengths)), "max_tokens": self.most}
         rounds = decode(self.target, self.drafter, self.prompt, key=mx.random.key(0), **settings)
-        for r in islice(rounds, 1, len(lengths)):
+        for before, n, after, r in zip(lengths, lengths[1:], [*lengths[2:], None], islice(rounds, 1, len(lengths))):
+            if n == 0 and not before == after == 0:
+                continue
             draft, verify, rest = self.spent
             draft[r.draft_length].append(r.draft_seconds)
             verify[r.scheduled + 1].append(r.verify_seconds)

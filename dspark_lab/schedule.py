@@ -28,7 +28,10 @@ class Schedule(Protocol):
         ...
 
     def after(self, round: Round) -> "Schedule":
-        """The schedule for the round that follows ``round``; itself, unless it learns."""
+        """The schedule for the round that follows ``round``; itself, unless it learns.
+
+        Of a round without a draft only that is known when it matters: the loop asks beforehand, with `NO_DRAFT`.
+        """
         return self
 
 

@@ -18,6 +18,7 @@ from dspark_lab.cost import (
     time_verifying,
 )
 from dspark_lab.curves import Costs, Curve, Line, load_traces
+from dspark_lab.decode import Leader
 
 
 @pytest.fixture
@@ -95,11 +96,23 @@ def test_every_draft_length_is_timed_in_the_loop(golden, mode):
         assert set(draft) <= set(range(8)) and 0 in draft
         assert known.verify.counts == tuple(range(1, 9))  # in the loop, or else by themselves
     else:
-        assert {n: len(s) for n, s in draft.items()} == dict.fromkeys(range(longest + 1), 3)
-        assert {n: len(s) for n, s in verify.items()} == dict.fromkeys(range(1, longest + 2), 3)
-        assert known.draft.repeats == 2  # the first run warmed up
+        each = 3 if longest else 6  # of four plain rounds two are between others
+        assert {n: len(s) for n, s in draft.items()} == dict.fromkeys(range(longest + 1), each)
+        assert {n: len(s) for n, s in verify.items()} == dict.fromkeys(range(1, longest + 2), each)
+        assert known.draft.repeats == each - 1  # the first run warmed up
     assert known.longest == longest and min(known.besides + known.passes) > 0
     assert known.round(longest) == pytest.approx(known.draft(longest) + known.verify(longest + 1) + known.rest(longest))
+
+
+def test_plain_rounds_are_timed_among_plain_rounds(golden, monkeypatch):
+    """As "auto" has them, whose pass was begun early and which begin the next."""
+    clock, begun = RoundClock(golden, "dspark", context=40), []
+    begin = Leader.begin
+    monkeypatch.setattr(Leader, "begin", lambda self, token: begun.append(len(clock.spent[0][0])) or begin(self, token))
+    for _ in range(3):
+        clock.run()
+    assert len(clock.spent[0][0]) == 3
+    assert all(begun.count(run) >= 2 for run in range(3))  # two of three begin the next; the middle one counts
 
 
 def test_a_pass_is_timed_for_every_number_of_tokens(golden, monkeypatch):

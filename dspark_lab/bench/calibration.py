@@ -81,7 +81,7 @@ def gather(pair, mode, prompts, temperature, rounds, max_tokens, advance=lambda:
     found, own, answered = [], [], set()
     for number, r, asked in drafts(pair, mode, prompts, temperature, rounds, max_tokens, advance):
         found.append(r)
-        own.append(np.array(asked.own[: r.scheduled], float).round(4).tolist())
+        own.append(np.array(asked.own[: r.scheduled].astype(mx.float32), float).round(4).tolist())
         answered.add(number)
     return {**Evidence.of(found).to_lists(), "own_logits": own, "prompts": len(answered)}
 

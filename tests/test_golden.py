@@ -23,9 +23,9 @@ class Spy(Sampling):
         super().__init__()
         object.__setattr__(self, "rows", [])
 
-    def probs(self, logits):
+    def choose(self, logits, key):
         self.rows.extend(logits.reshape(-1, logits.shape[-1]))
-        return super().probs(logits)
+        return super().choose(logits, key)
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from dspark_lab.schedule import Schedule
 
 MEMORY = 0.975  # what a round counts for, one round later: the last forty make up the estimate
 OPTIMISM = 0.8  # what is assumed of position 1 before anything is seen, so that drafting is tried, and tried again
+HOPE = 0.05  # by how much more than break-even is assumed where only better drafts than that pay
 TRUST = 4  # rounds that an assumption counts for: a miss in a text's first round must not end its drafting
 
 
@@ -75,6 +76,14 @@ class Auto(Schedule):
         """``seen``; nothing yet, at first."""
         return self.seen or (Position(),) * self.costs.longest
 
+    @property
+    def assumed(self):
+        """The acceptance that is assumed of position 1: OPTIMISM, or where that would never pay, as much as would.
+
+        On a chip where a second token costs as much as seven more, a drafter has to be very good; it may be.
+        """
+        return max(OPTIMISM, min(self.costs.break_even + HOPE, 1.0))
+
     @cached_property
     def estimates(self):
         """By position, given that those before it were: the chances to be admitted, and to be admitted and accepted.
@@ -82,7 +91,7 @@ class Auto(Schedule):
         Each is what was seen, and TRUST times what is estimated for the position before: with nothing seen, all goes on
         as it began.
         """
-        admitted, accepted, found = 1.0, OPTIMISM, []
+        admitted, accepted, found = 1.0, self.assumed, []
         for position in self.positions:
             admitted = (position.admitted + TRUST * admitted) / (position.asked + TRUST)
             accepted = (position.accepted + TRUST * accepted) / (position.tried + TRUST)

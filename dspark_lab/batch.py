@@ -166,11 +166,11 @@ class Batch:
         draft, drafted, confidence = self.draft(keys[:, 1])
         drafted_at = time.perf_counter()
         scheduled = self.scheduled(drafted, confidence)
-        p, hidden = self.verify(drafted, scheduled)
+        gist, hidden = self.verify(drafted, scheduled)
         verified_at = time.perf_counter()
-        accepted, committed, reasons = self.accept(p, draft, drafted, scheduled, keys[:, 2])
-        self.commit(committed, hidden, p.shape[1])
-        details = self.details(p, draft, drafted, scheduled)
+        accepted, committed, reasons = self.accept(gist, draft, drafted, scheduled, keys[:, 2])
+        self.commit(committed, hidden, gist.shape[1])
+        details = self.details(gist, draft, drafted, scheduled)
         seconds = drafted_at - start, verified_at - drafted_at, time.perf_counter() - verified_at
         rounds = {}
         for row, request in enumerate(self.requests):
@@ -189,7 +189,7 @@ class Batch:
             )
             request.anchor, request.remaining, request.key = committed[row][-1], request.remaining - kept, keys[row, 0]
             add_text(rounds[request.number], request.text)
-        return BatchRound(rounds, p.shape[1])
+        return BatchRound(rounds, gist.shape[1])
 
     def draft(self, keys):
         """One padded Draft for all rows, and as lists, a row each, its tokens and its confidences (or Nones)."""
@@ -222,23 +222,23 @@ class Batch:
     def verify(self, drafted, scheduled):
         """One pass over anchors and scheduled tokens, padded on the right, where no real token sees it.
 
-        Returns p (R, width, vocab) and the tapped states (R, width, taps * hidden_size) or None.
+        Returns `Sampling.gist` (R, width, ...) and the tapped states (R, width, taps * hidden_size) or None.
         """
         width = 1 + max(scheduled)
         tokens = [[r.anchor, *own[:n]] for r, own, n in zip(self.requests, drafted, scheduled)]
         ids = mx.array([[*own, *[0] * (width - len(own))] for own in tokens])
         logits, hidden = self.target.run(ids, self.cache, self.drafter.taps)
-        p = self.sampling.probs(logits)
-        mx.eval(p, *([] if hidden is None else [hidden]))
-        return p, hidden
+        gist = self.sampling.gist(logits)
+        mx.eval(gist, *([] if hidden is None else [hidden]))
+        return gist, hidden
 
-    def accept(self, p, draft, drafted, scheduled, keys):
+    def accept(self, gist, draft, drafted, scheduled, keys):
         """Three lists with an entry a row: tokens accepted, the tokens committed, and why the text ends or None."""
 
-        def rule(n, p, q, tokens, keys):
-            return mx.vmap(self.sampling.judge)(p[:, : n + 1], q[:, :n], tokens[:, :n], keys)
+        def rule(n, gist, q, tokens, keys):
+            return mx.vmap(self.sampling.judge)(gist[:, : n + 1], q[:, :n], tokens[:, :n], keys)
 
-        accepted, own = by_length(rule, scheduled, p, draft.probs, draft.tokens, keys)
+        accepted, own = by_length(rule, scheduled, gist, draft.probs, draft.tokens, keys)
         accepted, own = accepted.tolist(), own.tolist()
         ends = [
             cut([*tokens[:a], x], request.remaining, self.stop_tokens)
@@ -252,10 +252,10 @@ class Batch:
         seen = [[request.anchor, *tokens[:-1]] for request, tokens in zip(self.requests, committed)]
         self.drafting.commit(seen, hidden)
 
-    def details(self, p, draft, drafted, scheduled):
+    def details(self, gist, draft, drafted, scheduled):
         """What a Round tells of p and q: field -> a list a row."""
         lengths = {"draft_probs": [len(own) for own in drafted], "target_probs": scheduled, "overlap": scheduled}
-        chances = chances_of(p, draft, max(scheduled), self.sampling)
+        chances = chances_of(gist, draft, max(scheduled), self.sampling)
         mx.eval(chances)  # all at once: every separate wait costs a pass some time
         return {name: firsts(part, lengths[name]) for name, part in chances.items()}
 

@@ -192,7 +192,7 @@ def time_rounds(pair, mode, *, context=CONTEXT, repeats=REPEATS):
 def time_verifying(target, tokens=range(1, 33), *, context=CONTEXT, repeats=REPEATS, seed=0):
     """A Curve: seconds of a pass over each number of ``tokens`` after ``context`` others, alone in a tight loop.
 
-    A pass is what the loop's is: logits and their probabilities, greedy, waited for. The numbers are taken in an order
+    A pass is what the loop's is: the target's own tokens, greedy, waited for. The numbers are taken in an order
     drawn anew each time; the first time warms up.
     """
     rng, cache, rule = np.random.default_rng(seed), target.new_cache(), Sampling()
@@ -204,7 +204,7 @@ def time_verifying(target, tokens=range(1, 33), *, context=CONTEXT, repeats=REPE
             ids = rng.integers(target.vocab_size, size=n).tolist()
             start = perf_counter()
             logits, _ = target.forward(ids, cache)
-            mx.eval(rule.probs(logits))
+            mx.eval(rule.gist(logits))
             if repeat:
                 spent[n].append(perf_counter() - start)
             target.rollback(cache, n)

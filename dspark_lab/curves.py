@@ -139,6 +139,17 @@ class Costs:
         """Seconds of a pass that verifies 0 to ``longest`` drafts, the anchor among its tokens."""
         return tuple(self.verify(n + 1) for n in range(self.longest + 1))
 
+    @cached_property
+    def break_even(self):
+        """The acceptance α, the same at every position, from which on some draft length pays; infinite if none does.
+
+        To a hundredth. A draft of n pays where 1 + α + ... + α^n tokens are more than a round of n costs in plain ones.
+        """
+        alphas, plain = np.linspace(0, 1, 101), self.round(0)
+        tokens = np.cumsum(alphas[:, None] ** np.arange(self.longest + 1), axis=1)
+        pays = (tokens[:, 1:] > [self.round(n) / plain for n in range(1, self.longest + 1)]).any(axis=1)
+        return float(alphas[pays.argmax()]) if pays.any() else float("inf")
+
     def round(self, draft_length):
         """Seconds of a round that drafts ``draft_length`` tokens and verifies them all; 0 is plain decoding."""
         if not 0 <= draft_length <= self.longest:

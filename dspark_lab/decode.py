@@ -40,11 +40,11 @@ def decode(
             # Verify: one pass of the target over the anchor and the scheduled tokens.
             n = scheduled_length(schedule, survival_of(confidence, len(drafted)))
             logits, hidden = leader.forward([anchor, *drafted[:n]])
-            p = sampling.probs(logits)  # (n + 1, vocab)
-            passed = [p] if hidden is None else [p, hidden]
+            gist = sampling.gist(logits)  # p (n + 1, vocab), or the token of a one-hot p
+            passed = [gist] if hidden is None else [gist, hidden]
             mx.async_eval(*passed)  # MLX computes the pass while Python describes how its outcome is judged
-            accepted, own = sampling.judge(p, draft.probs[:n], draft.tokens[:n], accept_key)
-            chances = chances_of(p, draft, n, sampling)
+            accepted, own = sampling.judge(gist, draft.probs[:n], draft.tokens[:n], accept_key)
+            chances = chances_of(gist, draft, n, sampling)
             mx.async_eval(accepted, own, chances)
             if not drafted and remaining > 1 and drafts_nothing_next(drafter, schedule):
                 leader.begin(own)
@@ -71,7 +71,7 @@ def decode(
                 verify_seconds=verified_at - drafted_at,
                 other_seconds=time.perf_counter() - verified_at,
                 finish_reason=reason,
-                **({"p": p, "q": draft.probs} if keep_probs else {}),
+                **({"p": sampling.probs(logits), "q": draft.probs} if keep_probs else {}),
             )
             yield r
             if reason:
@@ -183,18 +183,18 @@ def cut(tokens, remaining, stop_tokens):
     return tokens, "length" if len(tokens) == remaining else None
 
 
-def chances_of(p, draft, n, sampling):
-    """What a Round keeps of p (..., n + 1 or more, vocab) and of ``draft``, one or padded rows of them, as arrays.
+def chances_of(gist, draft, n, sampling):
+    """What a Round keeps of ``gist``, of n + 1 or more positions, and of ``draft``, one or padded rows, as arrays.
 
     Of every drafted token its q, (..., γ); of the ``n`` verified ones p and the overlap sum(min(p, q)), (..., n), which
     at temperature 0 is p. Not yet computed: MLX is lazy.
     """
-    p, q, tokens = p[..., :n, :], draft.probs, draft.tokens[..., None]
-    target_probs = mx.take_along_axis(p, tokens[..., :n, :], -1)[..., 0]
     if sampling.temperature == 0:
-        return {"draft_probs": mx.ones(draft.tokens.shape), "target_probs": target_probs, "overlap": target_probs}
+        same = (gist[..., :n] == draft.tokens[..., :n]).astype(mx.float32)
+        return {"draft_probs": mx.ones(draft.tokens.shape), "target_probs": same, "overlap": same}
+    p, q, tokens = gist[..., :n, :], draft.probs, draft.tokens[..., None]
     return {
         "draft_probs": mx.take_along_axis(q, tokens, -1)[..., 0],
-        "target_probs": target_probs,
+        "target_probs": mx.take_along_axis(p, tokens[..., :n, :], -1)[..., 0],
         "overlap": mx.sum(mx.minimum(p, q[..., :n, :]), axis=-1),
     }

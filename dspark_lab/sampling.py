@@ -53,9 +53,16 @@ class Sampling:
         probs = self.probs(logits)
         return sample(probs, key), probs
 
-    def judge(self, p, q, tokens, key):
-        """The accept rule on p, q and drafted ``tokens`` of this Sampling, see ``judge``; at 0 there is no chance."""
-        return compare(p, tokens) if self.temperature == 0 else judge(p, q, tokens, key)
+    def gist(self, logits):
+        """All that the accept rule needs of the target's ``logits`` (..., vocab): p, or at temperature 0 less.
+
+        There p is one-hot and its token (...) says it all: no distribution is ever made.
+        """
+        return mx.argmax(logits, axis=-1) if self.temperature == 0 else self.probs(logits)
+
+    def judge(self, gist, q, tokens, key):
+        """The accept rule, see ``judge``, on the target's ``gist`` and q and ``tokens`` of this Sampling's drafts."""
+        return compare(gist, tokens) if self.temperature == 0 else judge(gist, q, tokens, key)
 
 
 def one_hot(tokens, vocab_size):
@@ -148,9 +155,8 @@ def judge(p, q, tokens, key):
     return accepted, sample(mx.where(accepted < n, correction, p[n]), token_key)
 
 
-def compare(p, tokens):
-    """What ``judge`` comes to where p (n + 1, vocab) is one-hot: keep the ``tokens`` (n,) that are the target's own."""
-    own = mx.argmax(p, axis=-1)
+def compare(own, tokens):
+    """What ``judge`` comes to where p is one-hot: keep the ``tokens`` (n,) that are the target's ``own`` (n + 1,)."""
     if tokens.shape[0] == 0:
         return mx.array(0), own[0]
     accepted = mx.sum(mx.cumprod(own[:-1] == tokens))

@@ -5,6 +5,8 @@ import json
 import mlx.core as mx
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import dspark_lab as lab
 from dspark_lab import cost
@@ -65,6 +67,14 @@ def test_medians_and_quartiles_survive_json():
     assert Curve.from_dict(json.loads(json.dumps(found.to_dict()))) == found
     known = Costs(found, found, found, 1)
     assert Costs.from_dict(json.loads(json.dumps(known.to_dict()))) == known
+
+
+@given(st.floats(0.1, 3.0), st.floats(0.05, 1.5), st.floats(0.0, 3.0))
+def test_from_break_even_on_some_length_pays(plain, slope, draft):
+    known = Costs(Line(0.0, draft / 7), Line(plain, slope), Line(0.1, 0.0), 7)
+    pays = [max(speedup(alpha, known, n) for n in range(8)) > 1 for alpha in np.linspace(0, 1, 101).tolist()]
+    assert pays == sorted(pays)
+    assert known.break_even == (pytest.approx(pays.index(True) / 100, abs=0.011) if any(pays) else np.inf)
 
 
 def test_speedup_by_hand():

@@ -121,9 +121,19 @@ def test_auto_comes_near_the_best_static_length(alpha, head):
     assert tokens / seconds > 0.93 * best
 
 
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 0.7, 0.9, 0.97])
+def test_auto_tries_what_only_very_good_drafts_would_pay_for(alpha):
+    """A pass over two tokens costs as much as one over eight, as on an H100 whose host cannot keep up."""
+    step = costs(Curve((1, 2, 8), *[(2.2, 6.4, 6.4)] * 3, repeats=9), draft=3.0)
+    assert OPTIMISM < step.break_even < 0.9
+    best = max(sum(alpha**k for k in range(n + 1)) / step.round(n) for n in range(8))
+    lengths, tokens, seconds = play(Auto(step), lambda i: alpha, 2000, np.random.default_rng(1))
+    assert lengths[0] == 7 and tokens / seconds > 0.93 * best
+
+
 def test_auto_shortens_where_every_token_costs_the_same():
     lengths, *_ = play(Auto(costs(TAXI)), lambda i: 0.9, 50, np.random.default_rng(2))
-    assert set(lengths) == {0}  # not even a perfect draft would pay
+    assert set(lengths) == {0} and costs(TAXI).break_even == np.inf  # not even a perfect draft would pay
     cheaper = costs(Line(5.0, 2.0))
     bus, between = (
         np.mean(play(Auto(c), lambda i: 0.7, 400, np.random.default_rng(3))[0]) for c in (costs(BUS), cheaper)

@@ -15,7 +15,7 @@ from dspark_lab.schedule import Schedule
 
 MEMORY = 0.975  # what a round counts for, one round later: the last forty make up the estimate
 OPTIMISM = 0.8  # what is assumed of position 1 before anything is seen, so that drafting is tried, and tried again
-HOPE = 0.05  # by how much more than break-even is assumed where only better drafts than that pay
+HOPE, UTMOST = 0.05, 0.9  # where only better drafts pay: so much more than break-even is assumed, up to this
 TRUST = 4  # rounds that an assumption counts for: a miss in a text's first round must not end its drafting
 
 
@@ -78,11 +78,13 @@ class Auto(Schedule):
 
     @property
     def assumed(self):
-        """The acceptance that is assumed of position 1: OPTIMISM, or where that would never pay, as much as would.
+        """The acceptance that is assumed of position 1: OPTIMISM, or where that would hardly pay, as much as does.
 
-        On a chip where a second token costs as much as seven more, a drafter has to be very good; it may be.
+        On a chip where a second token costs as much as seven more, a drafter has to be very good; it may be. Where it
+        would have to be all but perfect, since every token costs, nothing is tried.
         """
-        return max(OPTIMISM, min(self.costs.break_even + HOPE, 1.0))
+        hoped = self.costs.break_even + HOPE
+        return hoped if OPTIMISM < hoped <= UTMOST else OPTIMISM
 
     @cached_property
     def estimates(self):

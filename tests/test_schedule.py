@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dspark_lab.auto import OPTIMISM, Auto
-from dspark_lab.curves import Costs, Curve, Line
+from dspark_lab.curves import Costs, Curve, Line, load_traces
 from dspark_lab.rounds import Round
 from dspark_lab.schedule import Delayed, HardwareAware, Retrospective, scheduled_length, survival_of
 
@@ -129,6 +129,14 @@ def test_auto_tries_what_only_very_good_drafts_would_pay_for(alpha):
     best = max(sum(alpha**k for k in range(n + 1)) / step.round(n) for n in range(8))
     lengths, tokens, seconds = play(Auto(step), lambda i: alpha, 2000, np.random.default_rng(1))
     assert lengths[0] == 7 and tokens / seconds > 0.93 * best
+
+
+def test_auto_asks_no_perfection_of_a_drafter():
+    """With the reference BLAS a block of seven costs as much as eight plain rounds; not even one is tried."""
+    openblas, reference = (load_traces()[f"lab-float32-amd-epyc-{name}"].rounds for name in ("openblas", "reference"))
+    assert openblas["dspark"].break_even < OPTIMISM and Auto(openblas["dspark"]).max_draft == 7
+    assert reference["dspark"].break_even > 0.9 and Auto(reference["dspark"]).max_draft == 0
+    assert Auto(reference["lookup"]).max_draft == 1  # which costs nothing to draft
 
 
 def test_auto_shortens_where_every_token_costs_the_same():

@@ -198,7 +198,7 @@ class Batch:
         # A pass commits one token more than it accepts, so the last token needs no draft.
         wanted = [min(limit, request.remaining - 1) for request in self.requests]
         draft, lengths = self.drafting.propose([r.anchor for r in self.requests], wanted, self.sampling, keys)
-        mx.eval(draft.tokens, *([] if draft.confidence is None else [draft.confidence]))
+        mx.eval(draft.tokens, draft.confidence)
         drafted = firsts(draft.tokens, lengths)
         return draft, drafted, [None] * len(drafted) if draft.confidence is None else firsts(draft.confidence, lengths)
 
@@ -229,7 +229,7 @@ class Batch:
         ids = mx.array([[*own, *[0] * (width - len(own))] for own in tokens])
         logits, hidden = self.target.run(ids, self.cache, self.drafter.taps)
         gist = self.sampling.gist(logits)
-        mx.eval(gist, *([] if hidden is None else [hidden]))
+        mx.eval(gist, hidden)
         return gist, hidden
 
     def accept(self, gist, draft, drafted, scheduled, keys):
@@ -239,7 +239,7 @@ class Batch:
             return mx.vmap(self.sampling.judge)(gist[:, : n + 1], q[:, :n], tokens[:, :n], keys)
 
         accepted, own = by_length(rule, scheduled, gist, draft.probs, draft.tokens, keys)
-        accepted, own = accepted.tolist(), own.tolist()
+        accepted, own = accepted.tolist(), own[:, 0].tolist()
         ends = [
             cut([*tokens[:a], x], request.remaining, self.stop_tokens)
             for request, tokens, a, x in zip(self.requests, drafted, accepted, own)

@@ -25,30 +25,27 @@ def decode(
     prefill(target, drafter, prompt[:-1], cache, draft_cache)
     anchor, remaining, last = prompt[-1], max_tokens, time.perf_counter()
     draft_key = accept_key = key  # greedy rounds leave nothing to chance
-    with Leader(target, cache, drafter.taps) as leader, Follower(drafter, draft_cache) as follower:
+    with Leader(target, cache, drafter.taps, sampling) as leader, Follower(drafter, draft_cache) as follower:
         while remaining:
             if sampling.temperature:
                 key, draft_key, accept_key = mx.random.split(key, 3)
             # Draft. A pass commits one token more than it accepts, so the last token needs no draft.
             limit = drafter.draft_length if schedule.max_draft is None else schedule.max_draft
             draft = follower.propose(anchor, min(limit, drafter.draft_length, remaining - 1), sampling, draft_key)
-            mx.eval(draft.tokens, *([] if draft.confidence is None else [draft.confidence]))
+            mx.eval(draft.tokens, draft.confidence)
             drafted = draft.tokens.tolist()
             confidence = None if draft.confidence is None else draft.confidence.tolist()
             drafted_at = time.perf_counter()
 
             # Verify: one pass of the target over the anchor and the scheduled tokens.
             n = scheduled_length(schedule, survival_of(confidence, len(drafted)))
-            logits, hidden = leader.forward([anchor, *drafted[:n]])
-            gist = sampling.gist(logits)  # p (n + 1, vocab), or the token of a one-hot p
-            passed = [gist] if hidden is None else [gist, hidden]
-            mx.async_eval(*passed)  # MLX computes the pass while Python describes how its outcome is judged
+            gist, hidden = leader.begin([anchor, *drafted[:n]])
             accepted, own = sampling.judge(gist, draft.probs[:n], draft.tokens[:n], accept_key)
-            chances = chances_of(gist, draft, n, sampling)
+            chances = chances_of(gist, draft, n, sampling) if drafted else {}
             mx.async_eval(accepted, own, chances)
             if not drafted and remaining > 1 and drafts_nothing_next(drafter, schedule):
-                leader.begin(own)
-            mx.eval(*passed)
+                leader.run_ahead(own)
+            mx.eval(gist, hidden)
             verified_at = time.perf_counter()
 
             # Accept, and cut after a stop token. The last committed token is the next anchor, unseen by both caches.
@@ -71,7 +68,7 @@ def decode(
                 verify_seconds=verified_at - drafted_at,
                 other_seconds=time.perf_counter() - verified_at,
                 finish_reason=reason,
-                **({"p": sampling.probs(logits), "q": draft.probs} if keep_probs else {}),
+                **({"p": sampling.whole(gist, target.vocab_size), "q": draft.probs} if keep_probs else {}),
             )
             yield r
             if reason:
@@ -91,8 +88,8 @@ class Leader:
     this one is still computed. It takes a cache that can forget, for a stop token may turn out to need no successor.
     """
 
-    def __init__(self, target, cache, taps):
-        self.target, self.cache, self.taps, self.begun = target, cache, taps, None
+    def __init__(self, target, cache, taps, sampling):
+        self.target, self.cache, self.taps, self.sampling, self.ahead = target, cache, taps, sampling, None
 
     def __enter__(self):
         return self
@@ -100,24 +97,29 @@ class Leader:
     def __exit__(self, *error):
         self.take_back()
 
-    def forward(self, tokens):
-        """``Target.forward``; for a single token the pass that was begun, if one was."""
-        if self.begun and len(tokens) == 1:
-            begun, self.begun = self.begun, None
+    def begin(self, tokens):
+        """Begin a pass over ``tokens``: `Sampling.gist` of its logits, and its tapped states or None.
+
+        MLX computes them while Python goes on. For a single token it is the pass that ran ahead, if one did.
+        """
+        if self.ahead and len(tokens) == 1:
+            begun, self.ahead = self.ahead, None
             return begun
         self.take_back()
-        return self.target.forward(tokens, self.cache, self.taps)
+        logits, hidden = self.target.forward(tokens, self.cache, self.taps)
+        gist = self.sampling.gist(logits)
+        mx.async_eval(gist, hidden)
+        return gist, hidden
 
-    def begin(self, token):
-        """Start the pass over ``token`` (), an array that need not be computed yet."""
+    def run_ahead(self, token):
+        """Begin the next round's pass, over ``token`` (1,), an array that need not be computed yet."""
         if all(entry.is_trimmable() for entry in self.cache):
-            self.begun = self.target.forward(token[None], self.cache, self.taps)
-            mx.async_eval(*(array for array in self.begun if array is not None))
+            self.ahead = self.begin(token)
 
     def take_back(self):
-        """Forget the pass that was begun, if one was."""
-        if self.begun:
-            self.begun = None
+        """Forget the pass that ran ahead, if one did."""
+        if self.ahead:
+            self.ahead = None
             self.target.rollback(self.cache, 1)
 
 

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Round:
     """What happened between two passes of the target.
 
@@ -22,10 +22,10 @@ class Round:
 
     anchor: int
     drafted: list[int]
-    draft_probs: list[float]
+    draft_probs: list[float] = field(default_factory=list)
     scheduled: int
-    target_probs: list[float]
-    overlap: list[float]
+    target_probs: list[float] = field(default_factory=list)
+    overlap: list[float] = field(default_factory=list)
     confidence: list[float] | None
     accepted: int
     committed: list[int]
@@ -66,6 +66,6 @@ class Round:
 
 
 NO_DRAFT = Round(  # what a round without a draft is to a schedule, before its token is known
-    anchor=-1, drafted=[], draft_probs=[], scheduled=0, target_probs=[], overlap=[], confidence=None, accepted=0,
+    anchor=-1, drafted=[], scheduled=0, confidence=None, accepted=0,
     committed=[-1], ending="bonus", draft_seconds=0.0, verify_seconds=0.0, other_seconds=0.0,
 )  # fmt: skip

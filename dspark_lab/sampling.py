@@ -60,6 +60,10 @@ class Sampling:
         """
         return mx.argmax(logits, axis=-1) if self.temperature == 0 else self.probs(logits)
 
+    def whole(self, gist, vocab_size):
+        """p (..., vocab_size) in float32, of which ``gist`` is the gist."""
+        return one_hot(gist, vocab_size) if self.temperature == 0 else gist
+
     def judge(self, gist, q, tokens, key):
         """The accept rule, see ``judge``, on the target's ``gist`` and q and ``tokens`` of this Sampling's drafts."""
         return compare(gist, tokens) if self.temperature == 0 else judge(gist, q, tokens, key)
@@ -135,7 +139,7 @@ def accept(p, q, tokens, key):
 
 
 def judge(p, q, tokens, key):
-    """The accept rule: how many drafted tokens to keep, and the target's own token that follows them, as arrays ().
+    """The accept rule: how many drafted tokens to keep, (), and the target's own token after them, (1,), as arrays.
 
     ``p`` (n + 1, vocab): the target's distributions at the n drafted positions and at the one after them; ``q``
     (n, vocab): the distributions that ``tokens`` (n,) were really drawn from. Tokens are accepted left to right, each
@@ -147,17 +151,17 @@ def judge(p, q, tokens, key):
     n = tokens.shape[0]
     coin_key, token_key = mx.random.split(key)
     if n == 0:
-        return mx.array(0), sample(p[0], token_key)
+        return mx.array(0), sample(p, token_key)
     drafted = tokens[:, None]
     chance = acceptance(mx.take_along_axis(p[:n], drafted, -1), mx.take_along_axis(q, drafted, -1))[:, 0]
     accepted = mx.sum(mx.cumprod(mx.random.uniform(shape=(n,), key=coin_key) < chance))
     correction = residual(p[accepted], q[mx.minimum(accepted, n - 1)])
-    return accepted, sample(mx.where(accepted < n, correction, p[n]), token_key)
+    return accepted, sample(mx.where(accepted < n, correction, p[n]), token_key)[None]
 
 
 def compare(own, tokens):
     """What ``judge`` comes to where p is one-hot: keep the ``tokens`` (n,) that are the target's ``own`` (n + 1,)."""
     if tokens.shape[0] == 0:
-        return mx.array(0), own[0]
+        return mx.array(0), own
     accepted = mx.sum(mx.cumprod(own[:-1] == tokens))
-    return accepted, own[accepted]
+    return accepted, own[accepted[None]]

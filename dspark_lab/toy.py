@@ -142,8 +142,7 @@ def endings(committed, draft, scores, scheduled, accepted, share, own):
 
     ``share``: the chance of all of them together.
     """
-    blank = {"draft_probs": [], "target_probs": [], "overlap": []}
-    blank |= {"draft_seconds": 0.0, "verify_seconds": 0.0, "other_seconds": 0.0}
+    timeless = {"draft_seconds": 0.0, "verify_seconds": 0.0, "other_seconds": 0.0}
     for token, chance in enumerate(own):
         if share * chance > 0:
             r = Round(
@@ -154,7 +153,7 @@ def endings(committed, draft, scores, scheduled, accepted, share, own):
                 accepted=accepted,
                 committed=[*draft[:accepted], token],
                 ending="bonus" if accepted == scheduled else "correction",
-                **blank,
+                **timeless,
             )
             yield r, float(share * chance)
 

@@ -117,8 +117,10 @@ def test_every_draft_length_is_timed_in_the_loop(golden, mode):
 def test_plain_rounds_are_timed_among_plain_rounds(golden, monkeypatch):
     """As "auto" has them, whose pass was begun early and which begin the next."""
     clock, begun = RoundClock(golden, "dspark", context=40), []
-    begin = Leader.begin
-    monkeypatch.setattr(Leader, "begin", lambda self, token: begun.append(len(clock.spent[0][0])) or begin(self, token))
+    ahead = Leader.run_ahead
+    monkeypatch.setattr(
+        Leader, "run_ahead", lambda self, token: begun.append(len(clock.spent[0][0])) or ahead(self, token)
+    )
     for _ in range(3):
         clock.run()
     assert len(clock.spent[0][0]) == 3

@@ -268,4 +268,7 @@ def test_comparing_tokens_is_the_accept_rule_of_one_hot_distributions(data, n, k
     own, drafted = (data.draw(st.lists(st.integers(0, 2), min_size=m, max_size=m)) for m in (n + 1, n))
     p, q, tokens = one_hot(mx.array(own), 3), one_hot(mx.array(drafted, mx.uint32), 3), mx.array(drafted, mx.uint32)
     ruled = sampling.judge(p, q, tokens, mx.random.key(key))
-    assert [x.item() for x in Sampling().judge(Sampling().gist(p), q, tokens, None)] == [x.item() for x in ruled]
+    compared = Sampling().judge(Sampling().gist(p), q, tokens, None)
+    assert [x.tolist() for x in compared] == [x.tolist() for x in ruled]
+    assert [x.shape for x in compared] == [(), (1,)]  # the own token as a pass takes it
+    assert Sampling().whole(Sampling().gist(p), 3).tolist() == p.tolist()

@@ -1,5 +1,6 @@
 """Algorithm 1, its delayed and its retrospective variant for R requests, and "auto" in small worlds of its own."""
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from dspark_lab.auto import OPTIMISM, Auto
 from dspark_lab.curves import Costs, Curve, Line, load_traces
-from dspark_lab.rounds import Round
+from dspark_lab.rounds import NO_DRAFT
 from dspark_lab.schedule import Delayed, HardwareAware, Retrospective, scheduled_length, survival_of
 
 # One H100, MLX 0.32.4 CUDA, Qwen3-4B shapes in bfloat16 with random weights, 256 tokens of context: ms by tokens.
@@ -82,8 +83,8 @@ def test_a_request_gets_less_where_more_share_the_step():
 
 def make_round(confidence, scheduled, accepted):
     """A Round of which a schedule sees only these."""
-    n = len(confidence)
-    return Round(0, [0] * n, [], scheduled, [], [], confidence, accepted, [0] * (accepted + 1), "bonus", 0.0, 0.0, 0.0)
+    tokens = {"drafted": [0] * len(confidence), "committed": [0] * (accepted + 1)}
+    return replace(NO_DRAFT, scheduled=scheduled, confidence=confidence, accepted=accepted, **tokens)
 
 
 def costs(verify, draft=1.5):

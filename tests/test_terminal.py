@@ -1,5 +1,6 @@
 """What is drawn of Rounds, and how a race is run and explained."""
 
+from dataclasses import replace
 from io import StringIO
 
 import mlx.core as mx
@@ -10,6 +11,7 @@ from test_generate import text_pair
 
 import dspark_lab as lab
 from dspark_lab.race import Lane, compare, run
+from dspark_lab.rounds import NO_DRAFT
 from dspark_lab.terminal import Ribbon, Track, fates, legend, race_frame, verdict
 
 PROMPT = "def encode(self, input):"
@@ -91,7 +93,7 @@ def test_turns():
         for i, duration in enumerate(seconds):
             order.append(name)
             reason = "length" if i + 1 == len(seconds) else None
-            yield lab.Round(0, [], [], 0, [], [], None, 0, [1], "bonus", duration, 0.0, 0.0, reason)
+            yield replace(NO_DRAFT, committed=[1], draft_seconds=duration, finish_reason=reason)
 
     lanes = [Lane(name, [0], rounds(name, seconds)) for name, seconds in (("a", [2.0] * 3), ("b", [3.0, 0.5, 4.0]))]
     assert sum(1 for _ in run(lanes)) == 6

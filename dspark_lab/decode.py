@@ -41,7 +41,7 @@ def decode(
             n = scheduled_length(schedule, survival_of(confidence, len(drafted)))
             gist, hidden = leader.begin([anchor, *drafted[:n]])
             accepted, own = sampling.judge(gist, draft.probs[:n], draft.tokens[:n], accept_key)
-            chances = chances_of(gist, draft, n, sampling) if drafted else {}
+            chances = chances_of(gist, draft, n, sampling)
             mx.async_eval(accepted, own, chances)
             if not drafted and remaining > 1 and drafts_nothing_next(drafter, schedule):
                 leader.run_ahead(own)
@@ -189,8 +189,10 @@ def chances_of(gist, draft, n, sampling):
     """What a Round keeps of ``gist``, of n + 1 or more positions, and of ``draft``, one or padded rows, as arrays.
 
     Of every drafted token its q, (..., γ); of the ``n`` verified ones p and the overlap sum(min(p, q)), (..., n), which
-    at temperature 0 is p. Not yet computed: MLX is lazy.
+    at temperature 0 is p. Not yet computed: MLX is lazy. Nothing where nothing was drafted.
     """
+    if not draft.tokens.size:
+        return {}
     if sampling.temperature == 0:
         same = (gist[..., :n] == draft.tokens[..., :n]).astype(mx.float32)
         return {"draft_probs": mx.ones(draft.tokens.shape), "target_probs": same, "overlap": same}

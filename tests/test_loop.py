@@ -14,6 +14,7 @@ from dspark_lab.cost import InTurn
 from dspark_lab.curves import Costs, Line
 from dspark_lab.decode import decode
 from dspark_lab.drafters import Lookup, NoDrafter
+from dspark_lab.rounds import NO_DRAFT
 from dspark_lab.sampling import Sampling, one_hot
 from dspark_lab.schedule import Cap, Delayed, HardwareAware, SurvivalThreshold, Threshold, WholeDraft
 from dspark_lab.target import watched
@@ -143,6 +144,20 @@ def test_a_pass_without_a_draft_begins_before_its_token_is_read(monkeypatch, for
         text += r.committed
         begun.append(target.cache[0].tokens == text)
     assert begun == [forgets and early for early in begins]
+
+
+class Fickle(Cap):
+    """Announces that after a round without a draft another one follows, and then drafts."""
+
+    def after(self, round):
+        return self if round is NO_DRAFT else Cap(3)
+
+
+def test_a_pass_that_began_early_is_taken_back_if_the_schedule_drafts_after_all():
+    target, arguments = ScriptedTarget(SCRIPT), {"sampling": Sampling(), "max_tokens": 10, "key": mx.random.key(0)}
+    rounds = list(decode(target, ScriptedDrafter(SCRIPT), PROMPT, schedule=Fickle(0), **arguments))
+    assert [r.draft_length for r in rounds[:3]] == [0, 3, 3]
+    assert committed(rounds) == SCRIPT[4:14] and target.cache[0].tokens == SCRIPT[:13]
 
 
 def test_rounds_without_a_draft_reach_the_drafter_together(monkeypatch):

@@ -5,13 +5,16 @@ at once, so that a step in the cost curve is no trap. After it is drawn, a draft
 cut, left to right. Looking ahead is allowed as far as it uses only what was known before the block was drawn; so the
 plan also fixes, for each position, what survival is worth going on with, and the cut merely compares. The output stays
 the target's.
+
+To be cut a draft has to be read before its pass begins, and the wait costs something too. So the plan also says whether
+cuts, as often as they came of late, would earn it; where they would not, whole drafts are verified unread.
 """
 
 from dataclasses import dataclass
 from functools import cached_property
 
 from dspark_lab.curves import Costs
-from dspark_lab.schedule import Schedule
+from dspark_lab.schedule import Schedule, survival_of
 
 MEMORY = 0.975  # what a round counts for, one round later: the last forty make up the estimate
 OPTIMISM = 0.8  # what is assumed of position 1 before anything is seen, so that drafting is tried, and tried again
@@ -23,7 +26,7 @@ TRUST = 4  # rounds that an assumption counts for: a miss in a text's first roun
 class Position:
     """What became of one position of earlier drafts, in rounds that fade with time.
 
-    ``asked``: it was drafted, and all before it were admitted; ``admitted``: it was verified too. ``tried``: it was
+    ``asked``: it was drafted, and all before it were worth verifying; ``admitted``: it was so too. ``tried``: it was
     drafted, and all before it were verified and accepted; ``accepted``: it was verified and accepted too.
     """
 
@@ -58,17 +61,27 @@ class Auto(Schedule):
         """The planned length of the next draft."""
         return self.plan[0]
 
+    @property
+    def reads_draft(self):
+        """Whether the next draft is read, so that it can be cut."""
+        return self.plan[1]
+
     def admit(self, k, survival):
-        """While the survival, c_1 * ... * c_k, is worth what verifying costs, as planned."""
-        return survival[k] > self.plan[1][k - 1]
+        """While the survival, c_1 * ... * c_k, is worth what verifying costs, as planned; unread, always."""
+        return not self.reads_draft or self.worth(k, survival)
+
+    def worth(self, k, survival):
+        """Whether survival[k] is worth what verifying position ``k`` costs."""
+        return survival[k] > self.plan[2][k - 1]
 
     def after(self, round):
-        """The schedule for the next round, which has seen ``round``."""
-        drafted, scheduled, accepted = len(round.drafted), round.scheduled, round.accepted
-        seen = []
+        """The schedule for the next round, which has seen ``round``; of a draft verified unread, its confidence too."""
+        drafted, accepted, seen = len(round.drafted), round.accepted, []
+        survival = survival_of(round.confidence, drafted)
+        admitted = next((k - 1 for k in range(1, drafted + 1) if not self.worth(k, survival)), drafted)
         for k, position in enumerate(self.positions, 1):
-            asked, tried = drafted >= k and scheduled >= k - 1, drafted >= k and accepted >= k - 1
-            seen.append(position.later(asked, asked and scheduled >= k, tried, tried and accepted >= k))
+            asked, tried = drafted >= k and admitted >= k - 1, drafted >= k and accepted >= k - 1
+            seen.append(position.later(asked, asked and admitted >= k, tried, tried and accepted >= k))
         return Auto(self.costs, tuple(seen))
 
     @property
@@ -102,17 +115,18 @@ class Auto(Schedule):
 
     @cached_property
     def plan(self):
-        """(draft length, the survival that each position of the draft must exceed to be verified)."""
-        besides, passes = self.costs.besides, self.costs.passes
-        length, best = 0, 1 / (besides[0] + passes[0])
-        tokens, seconds, admitted, accepted = 1.0, passes[0], 1.0, 1.0
+        """(draft length, whether to read it, the survival that is worth verifying each of its positions)."""
+        costs = self.costs
+        length, reads, best = 0, False, 1 / costs.round(0)
+        tokens, seconds, admitted, accepted = 1.0, costs.passes[0], 1.0, 1.0
         for k, (goes_on, succeeds) in enumerate(self.estimates, 1):
             admitted, accepted = admitted * goes_on, accepted * succeeds
             tokens += accepted
-            seconds += admitted * (passes[k] - passes[k - 1])
-            if tokens / (besides[k] + seconds) > best:
-                length, best = k, tokens / (besides[k] + seconds)
-        return length, tuple(self.bar(k, length, best) for k in range(1, length + 1))
+            seconds += admitted * (costs.passes[k] - costs.passes[k - 1])
+            read, unread = costs.besides[k] + seconds, costs.round(k)
+            if tokens / min(read, unread) > best:
+                length, reads, best = k, read < unread, tokens / min(read, unread)
+        return length, reads, tuple(self.bar(k, length, best) for k in range(1, length + 1))
 
     def bar(self, k, length, rate):
         """The survival of position ``k`` at which verifying on from it, to wherever it is best, earns its seconds.

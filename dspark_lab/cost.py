@@ -45,7 +45,7 @@ def measure_verify_cost(pair, tokens=range(1, 33), *, context=CONTEXT, again=Fal
 def measure_costs(pair, mode=None, *, again=False):
     """The `Costs` of a round of ``mode`` (None: the pair's best), by draft length; remembered. See `time_rounds`.
 
-    ``again``: measure them anew. The first time takes as long as about a hundred rounds.
+    ``again``: measure them anew. The first time takes as long as some hundreds of rounds.
     """
     mode = pair.resolve(mode)
     return Costs.from_dict(remembered(pair, f"rounds/{mode}", partial(time_rounds, pair, mode), again))
@@ -118,9 +118,10 @@ def ceiling(costs):
 
 @dataclass(frozen=True)
 class InTurn(Schedule):
-    """Drafts the given ``lengths``, one a round."""
+    """Drafts the given ``lengths``, one a round, and verifies whole drafts; ``reads_draft``: once it has read them."""
 
     lengths: tuple[int, ...]
+    reads_draft: bool
 
     @property
     def max_draft(self):
@@ -149,25 +150,36 @@ class RoundClock:
         self.longest, self.rng = self.drafter.draft_length, np.random.default_rng(seed)
         self.most = (self.longest + 1) * (self.longest + 2) + 2  # tokens, if every draft were accepted
         self.prompt = repetitive_prompt(self.target, context, self.most, self.rng)
-        self.spent = [defaultdict(list) for _ in range(3)]
+        self.spent, self.unread = [defaultdict(list) for _ in range(3)], defaultdict(list)
 
     def run(self):
-        """Once through all lengths, in an order drawn anew, so that what drifts meanwhile touches all alike.
+        """Twice through all lengths, in orders drawn anew, so that what drifts meanwhile touches all alike.
+
+        Once every draft is read before its pass begins, for only then do draft and pass have times of their own. Once
+        none is, as in the loop where the schedule does not ask for it.
+        """
+        draft, verify, rest = self.spent
+        for r in self.rounds(reads_draft=True):
+            draft[r.draft_length].append(r.draft_seconds)
+            verify[r.scheduled + 1].append(r.verify_seconds)
+            rest[r.draft_length].append(r.other_seconds)
+        for r in self.rounds(reads_draft=False):
+            self.unread[r.draft_length].append(r.seconds)
+
+    def rounds(self, reads_draft):
+        """A Round of every length.
 
         Plain rounds come in threes, of which the one between two others counts: it was begun early, and begins the next
         (`decode.Leader`). A first round, into which the prompt's context update falls, is left out.
         """
         order = self.rng.permutation(self.longest + 1).tolist()
         lengths = [self.longest, *(length for n in order for length in [n] * (1 if n else 3))]
-        settings = {"sampling": self.sampling, "schedule": InTurn(tuple(lengths)), "max_tokens": self.most}
+        schedule = InTurn(tuple(lengths), reads_draft)
+        settings = {"sampling": self.sampling, "schedule": schedule, "max_tokens": self.most}
         rounds = decode(self.target, self.drafter, self.prompt, key=mx.random.key(0), **settings)
         for before, n, after, r in zip(lengths, lengths[1:], [*lengths[2:], None], islice(rounds, 1, len(lengths))):
-            if n == 0 and not before == after == 0:
-                continue
-            draft, verify, rest = self.spent
-            draft[r.draft_length].append(r.draft_seconds)
-            verify[r.scheduled + 1].append(r.verify_seconds)
-            rest[r.draft_length].append(r.other_seconds)
+            if n or before == after == 0:
+                yield r
 
     def costs(self):
         """`Costs` from all runs but the first, which warmed up: medians and quartiles.
@@ -175,10 +187,11 @@ class RoundClock:
         A drafter that proposed less than it was asked for leaves numbers of tokens that no pass had; then all passes
         are timed by themselves.
         """
-        draft, verify, rest = (Curve.of({n: s[1:] or s for n, s in samples.items()}) for samples in self.spent)
+        samples = (*self.spent, self.unread)
+        draft, verify, rest, unread = (Curve.of({n: s[1:] or s for n, s in one.items()}) for one in samples)
         if len(verify.counts) <= self.longest:
             verify = time_verifying(self.target, range(1, self.longest + 2), context=len(self.prompt))
-        return Costs(draft, verify, rest, self.longest)
+        return Costs(draft, verify, rest, self.longest, unread)
 
 
 def time_rounds(pair, mode, *, context=CONTEXT, repeats=REPEATS):

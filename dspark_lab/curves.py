@@ -111,19 +111,22 @@ class Costs:
 
     ``draft``: by draft length; the drafter's pass, its draws, and the context update that the round before left to it.
     ``verify``: by tokens of the target's pass. ``rest``: by draft length; the accept rule, rollback, bookkeeping.
-    ``longest``: the longest draft.
+    ``unread``: by draft length; a round whose pass begins before its draft is read, whole, for that saves a wait; None:
+    not measured, and taken for the sum of the parts. ``longest``: the longest draft.
     """
 
     draft: Curve
     verify: Curve
     rest: Curve
     longest: int
+    unread: Curve | None = None
 
     @classmethod
     def from_dict(cls, record):
         """The Costs that ``to_dict`` wrote."""
         curves = {name: Curve.from_dict(record[name]) for name in ("draft", "verify", "rest")}
-        return cls(**curves, longest=record["longest"])
+        unread = Curve.from_dict(record["unread"]) if record.get("unread") else None
+        return cls(**curves, longest=record["longest"], unread=unread)
 
     def to_dict(self):
         """Ready for JSON."""
@@ -151,9 +154,11 @@ class Costs:
         return float(alphas[pays.argmax()]) if pays.any() else float("inf")
 
     def round(self, draft_length):
-        """Seconds of a round that drafts ``draft_length`` tokens and verifies them all; 0 is plain decoding."""
+        """Seconds of a round that verifies its ``draft_length`` tokens unread; 0 is plain decoding."""
         if not 0 <= draft_length <= self.longest:
             raise ValueError(f"draft_length is {draft_length}; costs are known from 0 to {self.longest}")
+        if self.unread:
+            return self.unread(draft_length)
         return self.besides[draft_length] + self.passes[draft_length]
 
 

@@ -32,25 +32,25 @@ def decode(
             # Draft. A pass commits one token more than it accepts, so the last token needs no draft.
             limit = drafter.draft_length if schedule.max_draft is None else schedule.max_draft
             draft = follower.propose(anchor, min(limit, drafter.draft_length, remaining - 1), sampling, draft_key)
-            mx.eval(draft.tokens, draft.confidence)
-            drafted = draft.tokens.tolist()
-            confidence = None if draft.confidence is None else draft.confidence.tolist()
+            n = length_to_verify(draft, schedule)
             drafted_at = time.perf_counter()
 
             # Verify: one pass of the target over the anchor and the scheduled tokens.
-            n = scheduled_length(schedule, survival_of(confidence, len(drafted)))
-            gist, hidden = leader.begin([anchor, *drafted[:n]])
+            gist, hidden = leader.begin(anchor, draft.tokens[:n])
             accepted, own = sampling.judge(gist, draft.probs[:n], draft.tokens[:n], accept_key)
             chances = chances_of(gist, draft, n, sampling)
             mx.async_eval(accepted, own, chances)
-            if not drafted and remaining > 1 and drafts_nothing_next(drafter, schedule):
+            if not draft.tokens.size and remaining > 1 and drafts_nothing_next(drafter, schedule):
                 leader.run_ahead(own)
+            if draft.tokens.size and not schedule.reads_draft:
+                mx.eval(draft.tokens)  # only now, for the clock's sake
+                drafted_at = time.perf_counter()
             mx.eval(gist, hidden)
             verified_at = time.perf_counter()
 
             # Accept, and cut after a stop token. The last committed token is the next anchor, unseen by both caches.
             mx.eval(accepted, own, chances)  # all at once: every separate wait costs a round some time
-            accepted, own = accepted.item(), own.item()
+            accepted, own, drafted = accepted.item(), own.item(), draft.tokens.tolist()
             committed, reason = cut([*drafted[:accepted], own], remaining, stop_tokens)
             kept = len(committed)
             target.rollback(cache, n + 1 - kept)
@@ -60,7 +60,7 @@ def decode(
                 drafted=drafted,
                 scheduled=n,
                 **{name: values.tolist() for name, values in chances.items()},
-                confidence=confidence,
+                confidence=as_list(draft.confidence),
                 accepted=accepted,
                 committed=committed,
                 ending="stop" if kept <= accepted else "bonus" if accepted == n else "correction",
@@ -74,6 +74,21 @@ def decode(
             if reason:
                 return
             last, anchor, remaining, schedule = time.perf_counter(), committed[-1], remaining - kept, schedule.after(r)
+
+
+def length_to_verify(draft, schedule):
+    """How many tokens of ``draft`` the ``schedule`` admits. Only if it reads drafts is this one waited for."""
+    mx.async_eval(draft.tokens, draft.confidence)
+    confidence = None
+    if schedule.reads_draft:
+        mx.eval(draft.tokens)
+        confidence = as_list(draft.confidence)
+    return scheduled_length(schedule, survival_of(confidence, draft.tokens.size))
+
+
+def as_list(array):
+    """``array`` as a list, once it is computed; None for None."""
+    return None if array is None else array.tolist()
 
 
 def drafts_nothing_next(drafter, schedule):
@@ -97,15 +112,20 @@ class Leader:
     def __exit__(self, *error):
         self.take_back()
 
-    def begin(self, tokens):
-        """Begin a pass over ``tokens``: `Sampling.gist` of its logits, and its tapped states or None.
+    def begin(self, anchor, drafted):
+        """Begin a pass over ``anchor`` and the tokens ``drafted`` (n,), an array that need not be computed yet.
 
-        MLX computes them while Python goes on. For a single token it is the pass that ran ahead, if one did.
+        Returns `Sampling.gist` of its logits, and its tapped states or None. MLX computes them while Python goes on. Of
+        the anchor alone it is the pass that ran ahead, if one did.
         """
-        if self.ahead and len(tokens) == 1:
+        if self.ahead and not drafted.size:
             begun, self.ahead = self.ahead, None
             return begun
         self.take_back()
+        return self.start(mx.concatenate([mx.array([anchor], drafted.dtype), drafted]))
+
+    def start(self, tokens):
+        """What ``begin`` returns, of a pass over ``tokens`` (n,)."""
         logits, hidden = self.target.forward(tokens, self.cache, self.taps)
         gist = self.sampling.gist(logits)
         mx.async_eval(gist, hidden)
@@ -114,7 +134,7 @@ class Leader:
     def run_ahead(self, token):
         """Begin the next round's pass, over ``token`` (1,), an array that need not be computed yet."""
         if all(entry.is_trimmable() for entry in self.cache):
-            self.ahead = self.begin(token)
+            self.ahead = self.start(token)
 
     def take_back(self):
         """Forget the pass that ran ahead, if one did."""

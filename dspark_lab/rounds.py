@@ -17,7 +17,9 @@ class Round:
     if a stop token inside the draft cut the round short. ``finish_reason``: "stop", "length" or None while it goes on.
     ``text``: what the round added to the text (empty in ``decode``, which knows no tokenizer).
 
-    Times are in seconds. ``p`` (scheduled + 1, vocab) and ``q`` (draft_length, vocab) are kept with ``keep_probs``.
+    Times are in seconds. Drafting ends when the draft is computed; where the schedule does not read it, its pass has
+    been described and begun by then. ``p`` (scheduled + 1, vocab) and ``q`` (draft_length, vocab) are kept with
+    ``keep_probs``.
     """
 
     anchor: int

@@ -18,10 +18,13 @@ from dspark_lab.rounds import Round
 class Schedule(Protocol):
     """``max_draft``: a limit known before the draft is made (None: the drafter's whole block); ``admit``: see above.
 
-    A schedule never changes. One that learns from what happened hands out its successor, ``after(round)``.
+    ``reads_draft``: whether ``admit`` looks at this draft's survival. Where it does not, and so admits the same of any
+    draft, it is asked with survivals of 1, and the pass begins before the draft is computed. A schedule never changes.
+    One that learns from what happened hands out its successor, ``after(round)``.
     """
 
     max_draft: int | None = None
+    reads_draft: bool = True
 
     def admit(self, k: int, survival: tuple[float, ...]) -> bool:
         """Whether position ``k`` (from 1) is verified, given ``survival[:k + 1]``."""
@@ -40,6 +43,7 @@ class WholeDraft(Schedule):
     """Verify everything that was drafted."""
 
     max_draft: None = None
+    reads_draft = False
 
     def admit(self, k, survival):
         """Always."""
@@ -51,6 +55,7 @@ class Cap(Schedule):
     """Draft and verify at most ``max_draft`` tokens. Drafting stops there too: cutting afterwards saves nothing."""
 
     max_draft: int
+    reads_draft = False
 
     def admit(self, k, survival):
         """Up to the cap."""
@@ -116,6 +121,7 @@ class Retrospective:
 
     step_seconds: Callable[[int], float]
     max_draft: int | None = None
+    reads_draft = True
 
     def lengths(self, survivals):
         """As `HardwareAware.lengths`, without the early stop."""
@@ -137,6 +143,7 @@ class Delayed(Schedule):
 
     step_seconds: Callable[[int], float]
     planned: int | None = None
+    reads_draft = False
     delayed = True  # a batch hands `lengths` the survivals of the pass before
 
     def admit(self, k, survival):

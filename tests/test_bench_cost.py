@@ -72,8 +72,8 @@ def test_the_geometric_mean_over_domains():
 def test_a_cap_is_priced_by_the_rounds_it_takes():
     """Nothing found, a whole block of 2, a miss, two more blocks; the reader's clock leaves out the first round."""
     known = Costs(Line(0.0, 0.0), Line(1.0, 1.0), Line(0.0, 0.0), 2)  # a round costs 2 and one more a draft
-    block = lambda right: make_round([0.5] * 2, 2, right)  # noqa: E731
-    blocks = [make_round([], 0, 0), *map(block, (2, 2, 1, 0, 2)), make_round([0.5], 1, 1), make_round([], 0, 0)]
+    block = lambda right: make_round(2, 2, right)  # noqa: E731
+    blocks = [make_round(0, 0, 0), *map(block, (2, 2, 1, 0, 2)), make_round(1, 1, 1), make_round(0, 0, 0)]
     assert walk(blocks, 2) == [(1, 0), (3, 2), (1, 2), (3, 2)]
     assert walk(blocks, 1) == [(1, 0), (2, 1), (2, 1), (2, 1), (1, 0)]  # begins elsewhere, and finds what 2 had missed
     assert seconds_a_token(blocks, known, 2) == pytest.approx((4 + 4 + 4) / (3 + 1 + 3))

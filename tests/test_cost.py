@@ -1,6 +1,7 @@
 """Cost curves: their lines and tables, what follows, and where they are remembered. No test asserts a time."""
 
 import json
+from dataclasses import replace
 
 import mlx.core as mx
 import numpy as np
@@ -65,8 +66,10 @@ def test_medians_and_quartiles_survive_json():
     assert (found.counts, found.seconds, found.repeats) == ((1, 2), (1.0, 3.0), 5)
     assert (found.low[1], found.high[1]) == (2.0, 4.0)
     assert Curve.from_dict(json.loads(json.dumps(found.to_dict()))) == found
-    known = Costs(found, found, found, 1)
-    assert Costs.from_dict(json.loads(json.dumps(known.to_dict()))) == known
+    for known in (Costs(found, found, found, 1), Costs(found, found, found, 1, unread=found)):
+        assert Costs.from_dict(json.loads(json.dumps(known.to_dict()))) == known
+    older = {name: part for name, part in known.to_dict().items() if name != "unread"}
+    assert Costs.from_dict(older) == replace(known, unread=None)
 
 
 @given(st.floats(0.1, 3.0), st.floats(0.05, 1.5), st.floats(0.0, 3.0))
@@ -81,6 +84,7 @@ def test_speedup_by_hand():
     """A plain round takes 1.0 + 4.0; a draft of n takes 1.0 + n / 4 + 4.0 + n / 2."""
     known = Costs(draft=Line(0.5, 0.25), verify=Line(3.5, 0.5), rest=Line(0.5, 0.0), longest=4)
     assert known.round(2) == pytest.approx(6.5)
+    assert replace(known, unread=Line(5.0, 0.5)).round(2) == 6.0
     assert speedup(0.5, known, 2) == pytest.approx(1.75 * 5 / 6.5)
     assert speedup([0.9, 0.5, 0.1, 0.0], known, 3) == pytest.approx((1 + 0.9 + 0.45 + 0.045) * 5 / 7.25)
     assert speedup(0.7, known, 0) == 1.0
@@ -110,8 +114,10 @@ def test_every_draft_length_is_timed_in_the_loop(golden, mode):
         assert {n: len(s) for n, s in draft.items()} == dict.fromkeys(range(longest + 1), each)
         assert {n: len(s) for n, s in verify.items()} == dict.fromkeys(range(1, longest + 2), each)
         assert known.draft.repeats == each - 1  # the first run warmed up
+    assert {n: len(s) for n, s in clock.unread.items()} == {n: len(s) for n, s in draft.items()}
     assert known.longest == longest and min(known.besides + known.passes) > 0
-    assert known.round(longest) == pytest.approx(known.draft(longest) + known.verify(longest + 1) + known.rest(longest))
+    assert known.round(longest) == known.unread(longest) > 0
+    assert known.besides[longest] == pytest.approx(known.draft(longest) + known.rest(longest))
 
 
 def test_plain_rounds_are_timed_among_plain_rounds(golden, monkeypatch):

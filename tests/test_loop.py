@@ -14,6 +14,7 @@ from dspark_lab.cost import InTurn
 from dspark_lab.curves import Costs, Line
 from dspark_lab.decode import decode
 from dspark_lab.drafters import Lookup, NoDrafter
+from dspark_lab.drafters.protocol import Draft
 from dspark_lab.rounds import NO_DRAFT
 from dspark_lab.sampling import Sampling, one_hot
 from dspark_lab.schedule import Cap, Delayed, HardwareAware, SurvivalThreshold, Threshold, WholeDraft
@@ -131,7 +132,7 @@ def test_schedule(schedule, drafted, scheduled):
         (NoDrafter(), WholeDraft(), [True] * 8 + [False]),
         (ScriptedDrafter(SCRIPT), Cap(0), [True] * 8 + [False]),
         (ScriptedDrafter(SCRIPT), Cap(1), [False] * 5),
-        (ScriptedDrafter(SCRIPT), InTurn((0, 0, 2, 0)), [True, False, False, True, True, True, False]),
+        (ScriptedDrafter(SCRIPT), InTurn((0, 0, 2, 0), True), [True, False, False, True, True, True, False]),
         (Lookup(VOCAB), Cap(1), [False] * 9),  # nothing is found now, but who knows what is next
     ],
 )
@@ -144,6 +145,47 @@ def test_a_pass_without_a_draft_begins_before_its_token_is_read(monkeypatch, for
         text += r.committed
         begun.append(target.cache[0].tokens == text)
     assert begun == [forgets and early for early in begins]
+
+
+class Spied:
+    """An array of a Draft that notes in ``events`` when Python reads it."""
+
+    def __init__(self, array, events):
+        self.array, self.events = array, events
+
+    def tolist(self):
+        self.events.append("read")
+        return self.array.tolist()
+
+
+@pytest.mark.parametrize(
+    ("schedule", "first"), [(WholeDraft(), "begin"), (Cap(3), "begin"), (Threshold(0.1), "read"), (Cap(0), "begin")]
+)
+def test_a_pass_waits_for_its_draft_only_where_the_schedule_reads_it(monkeypatch, schedule, first):
+    events, propose, forward = [], ScriptedDrafter.propose, ScriptedTarget.forward
+
+    def spied(self, *arguments):
+        draft = propose(self, *arguments)
+        draft.confidence = Spied(draft.confidence, events)
+        return draft
+
+    monkeypatch.setattr(ScriptedDrafter, "propose", spied)
+    monkeypatch.setattr(ScriptedTarget, "forward", lambda *arguments: events.append("begin") or forward(*arguments))
+    rounds = run(ScriptedDrafter(SCRIPT, confidence=[0.9] * 7), schedule=schedule)
+    del events[0]  # the prompt's pass
+    if rounds[0].drafted:
+        assert events[0] == first and events.count("begin") == len(rounds)
+    else:
+        assert "read" not in events
+
+
+@pytest.mark.parametrize("reads", [True, False])
+def test_a_draft_without_confidence_is_waited_for_all_the_same(monkeypatch, reads):
+    """Or reading it would not keep its time apart from that of its pass."""
+    waited, module, draft = [], sys.modules["dspark_lab.decode"], Draft(mx.arange(3) + 1, mx.zeros((3, VOCAB)))
+    monkeypatch.setattr(module.mx, "eval", lambda *arrays: waited.extend(arrays))
+    assert module.length_to_verify(draft, InTurn((3,), reads)) == 3
+    assert [array is draft.tokens for array in waited] == [True] * reads
 
 
 class Fickle(Cap):
@@ -167,7 +209,8 @@ def test_rounds_without_a_draft_reach_the_drafter_together(monkeypatch):
     record = lambda self, tokens, hidden, cache: (calls.append(len(tokens)), real(self, tokens, hidden, cache))  # noqa: E731
     monkeypatch.setattr(ScriptedDrafter, "commit", record)
     assert (
-        committed(run(ScriptedDrafter(SCRIPT), schedule=InTurn((2, 0, 0, 0, 2, 0, 0)), max_tokens=30)) == SCRIPT[4:34]
+        committed(run(ScriptedDrafter(SCRIPT), schedule=InTurn((2, 0, 0, 0, 2, 0, 0), False), max_tokens=30))
+        == SCRIPT[4:34]
     )
     assert calls[:4] == [3, 3, 3, 3] and len(calls) == 5  # prompt, draft, three that waited, draft, the rest at the end
     drafter = ScriptedDrafter(SCRIPT)
@@ -209,7 +252,7 @@ lines = st.builds(Line, st.floats(0.1, 10), st.floats(0, 2))
         st.builds(SurvivalThreshold, st.floats(0, 1), st.none() | st.integers(0, 9)),
         st.builds(HardwareAware, lines, st.none() | st.integers(0, 9)),
         st.builds(Delayed, lines),
-        st.builds(Auto, st.builds(Costs, lines, lines, lines, st.just(8))),
+        st.builds(Auto, st.builds(Costs, lines, lines, lines, st.just(8), st.none() | lines)),
     ),
     stop_tokens=st.sets(tokens, max_size=2),
 )

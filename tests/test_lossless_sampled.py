@@ -23,7 +23,7 @@ from scipy.stats import chi2, chisquare, ncx2
 
 import dspark_lab as lab
 from dspark_lab import sampling
-from dspark_lab.auto import Auto
+from dspark_lab.auto import Auto, Position
 from dspark_lab.curves import Costs, Line
 from dspark_lab.decode import decode
 from dspark_lab.sampling import Sampling
@@ -38,7 +38,8 @@ MIN_EXPECTED = 10
 LEVEL, FALSE_ALARM, POWER = 1e-8, 1e-6, 0.99
 ONE, TWO = Sampling(temperature=1.0, top_k=3), Sampling(temperature=2.0, top_k=3)
 WHOLE = WholeDraft()
-AUTO = Auto(Costs(draft=Line(0.1, 0.02), verify=Line(1.0, 0.1), rest=Line(0.0, 0.0), longest=7))
+CUTS = (Position(asked=20.0, admitted=12.0, tried=20.0, accepted=16.0),) * 7  # so often that drafts are read
+AUTO = Auto(Costs(draft=Line(0.1, 0.02), verify=Line(1.0, 0.1), rest=Line(0.0, 0.0), longest=7), CUTS)
 
 
 @pytest.fixture(scope="module")

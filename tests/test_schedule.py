@@ -8,10 +8,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dspark_lab.auto import OPTIMISM, Auto
+from dspark_lab.auto import OPTIMISM, Auto, Position
 from dspark_lab.curves import Costs, Curve, Line, load_traces
 from dspark_lab.rounds import NO_DRAFT
-from dspark_lab.schedule import Delayed, HardwareAware, Retrospective, scheduled_length, survival_of
+from dspark_lab.schedule import (
+    Cap,
+    Delayed,
+    HardwareAware,
+    Retrospective,
+    WholeDraft,
+    scheduled_length,
+    survival_of,
+)
 
 # One H100, MLX 0.32.4 CUDA, Qwen3-4B shapes in bfloat16 with random weights, 256 tokens of context: ms by tokens.
 TOKENS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32, 64)
@@ -37,11 +45,11 @@ def test_a_staircase_traps_algorithm_1_but_not_the_delayed_variant():
     assert stopped.lengths(drafts) == [0] and rate(stopped, drafts, [0]) == pytest.approx(0.104, abs=5e-4)
     assert searched.lengths(drafts) == [7] and rate(searched, drafts, [7]) == pytest.approx(0.151, abs=5e-4)
     assert scheduled_length(stopped, survival_of([0.55] * 7, 7)) == 0
-    before = make_round([0.55] * 7, scheduled=7, accepted=0)
+    before = make_round(7, 7, 0, [0.55] * 7)
     doubtful = survival_of([0.1] * 7, 7)  # this round's own confidence, at which a delayed schedule does not look
     assert scheduled_length(searched.after(before), doubtful) == 7
     assert scheduled_length(searched, doubtful) == 7  # nothing is known yet
-    assert searched.after(make_round([], 0, 0)) == searched
+    assert searched.after(make_round(0, 0, 0)) == searched
 
 
 @settings(deadline=None)
@@ -81,9 +89,9 @@ def test_a_request_gets_less_where_more_share_the_step():
     assert mean == sorted(mean, reverse=True) and mean[0] == 7 and mean[-1] < 1
 
 
-def make_round(confidence, scheduled, accepted):
-    """A Round of which a schedule sees only these."""
-    tokens = {"drafted": [0] * len(confidence), "committed": [0] * (accepted + 1)}
+def make_round(drafted, scheduled, accepted, confidence=None):
+    """A Round of ``drafted`` tokens, of which a schedule sees only these."""
+    tokens = {"drafted": [0] * drafted, "committed": [0] * (accepted + 1)}
     return replace(NO_DRAFT, scheduled=scheduled, confidence=confidence, accepted=accepted, **tokens)
 
 
@@ -97,11 +105,12 @@ def play(auto, alphas, rounds, rng, head=False):
     lengths, tokens, seconds = [], 0, 0.0
     for i in range(rounds):
         chances = [alphas(i)] * auto.max_draft
-        n = scheduled_length(auto, survival_of(chances if head else None, len(chances)))
+        confidence = chances if head else None
+        n = scheduled_length(auto, survival_of(confidence, len(chances)))
         accepted = next((k for k in range(n) if rng.random() >= chances[k]), n)
         lengths.append(len(chances))
         tokens, seconds = tokens + accepted + 1, seconds + auto.costs.besides[len(chances)] + auto.costs.passes[n]
-        auto = auto.after(make_round(chances if head else [0.0] * len(chances), n, accepted))
+        auto = auto.after(make_round(len(chances), n, accepted, confidence))
     return lengths, tokens, seconds
 
 
@@ -163,19 +172,58 @@ def test_auto_decodes_plainly_where_drafts_fail_and_tries_again():
 def test_auto_is_put_off_by_many_misses_and_not_by_one(misses, goes_on):
     auto = Auto(costs(Line(6.7, 0.8), draft=3.5))  # about what two CPU cores need for the lab pair
     for _ in range(misses):
-        auto = auto.after(make_round([0.5] * auto.max_draft, auto.max_draft, 0))
+        auto = auto.after(make_round(auto.max_draft, auto.max_draft, 0))
     assert (auto.max_draft > 0) == goes_on
+
+
+OFTEN = (Position(asked=30.0, admitted=24.0, tried=30.0, accepted=24.0),) * 7  # every fifth draft cut, at any position
+NEVER = (Position(asked=30.0, admitted=30.0, tried=30.0, accepted=24.0),) * 7
 
 
 def test_auto_cuts_by_what_was_known_before_the_block_was_drawn():
     """Its plan, lengths and bars, is fixed; admit() only compares, so no token of the draft can move a bar."""
-    auto = Auto(costs(BUS, draft=3.0))
-    length, bars = auto.plan
-    assert length == auto.max_draft == len(bars) == 7
-    price = 8 * auto.costs.round(7) ** -1 * sum(OPTIMISM**k for k in range(8)) / 8  # tokens a second, as expected
-    last = price * (auto.costs.passes[7] - auto.costs.passes[6])
+    auto = Auto(costs(BUS, draft=3.0), OFTEN)
+    length, reads, bars = auto.plan
+    assert length == auto.max_draft == len(bars) == 7 and reads and auto.reads_draft
+    admitted, accepted = np.cumprod(auto.estimates, axis=0).T
+    pass_seconds = 4.5 + 0.5 * admitted.sum()
+    price = (1 + accepted.sum()) / (auto.costs.besides[7] + pass_seconds)  # tokens a second, as expected
+    last = price * 0.5
     assert bars[-1] == pytest.approx(last)
-    ahead = [price * 0.5 * (m - 5) / sum(OPTIMISM**j for j in range(m - 5)) for m in (6, 7)]  # one more, or two
+    ahead = [price * 0.5, price * 0.5 * 2 / (1 + auto.estimates[6][1])]  # one more, or two
     assert bars[5] == pytest.approx(min(ahead))
     assert scheduled_length(auto, survival_of([0.9, 0.9, last, 0.9, 0.9, 0.9, 0.9], 7)) == 2
     assert scheduled_length(auto, survival_of(None, 7)) == 7
+
+
+@pytest.mark.parametrize("seen, wait, reads", [(OFTEN, 0.2, True), (OFTEN, 2.0, False), (NEVER, 0.2, False)])
+def test_auto_waits_for_a_draft_where_cuts_earn_the_wait(seen, wait, reads):
+    """Of seven tokens at .5 each about 1.9 are cut from OFTEN's drafts; unread, nothing is cut, whatever it says."""
+    known = costs(BUS, draft=3.0)
+    auto = Auto(replace(known, unread=lambda n: known.round(n) - wait * (n > 0)), seen)
+    assert auto.reads_draft == reads
+    assert (scheduled_length(auto, survival_of([0.01] * 7, 7)) == 0) == reads
+    assert scheduled_length(auto, survival_of(None, 7)) == 7
+
+
+def test_auto_learns_from_drafts_verified_unread_how_many_it_would_have_cut():
+    known = costs(BUS, draft=3.0)
+    auto = Auto(replace(known, unread=lambda n: known.round(n) - 0.2 * (n > 0)))
+    assert not auto.reads_draft  # nothing was seen
+    doubted = auto.after(make_round(7, 7, 5, [0.9] * 5 + [0.01] * 2))
+    assert [p.asked for p in doubted.seen] == [1] * 6 + [0] and [p.admitted for p in doubted.seen] == [1] * 5 + [0] * 2
+    assert [p.tried for p in doubted.seen] == [1] * 6 + [0] and [p.accepted for p in doubted.seen] == [1] * 5 + [0] * 2
+    for _ in range(12):
+        auto = auto.after(make_round(auto.max_draft, auto.max_draft, 3, ([0.99] * 3 + [0.01] * 4)[: auto.max_draft]))
+    assert auto.reads_draft
+
+
+UNREAD = [WholeDraft(), Cap(3), Cap(9), Delayed(STAIRCASE), Delayed(STAIRCASE, planned=2), Auto(costs(BUS), NEVER)]
+
+
+@pytest.mark.parametrize("schedule", UNREAD)
+@given(st.lists(st.floats(0, 1), max_size=8))
+def test_a_schedule_that_does_not_read_drafts_admits_the_same_of_any(schedule, confidence):
+    assert not schedule.reads_draft
+    n = len(confidence)
+    assert scheduled_length(schedule, survival_of(confidence, n)) == scheduled_length(schedule, survival_of(None, n))

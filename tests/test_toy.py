@@ -15,7 +15,7 @@ from scipy.stats import chisquare
 
 from dspark_lab import auto, sampling
 from dspark_lab import schedule as schedules
-from dspark_lab.auto import Auto
+from dspark_lab.auto import Auto, Position
 from dspark_lab.curves import Costs, Line
 from dspark_lab.schedule import (
     Cap,
@@ -55,8 +55,10 @@ class Table:
 
 
 STAIRS = Table((1.0, 1.6, 1.5, 1.55))
-AUTO = Auto(Costs(draft=Line(0.1, 0.05), verify=STAIRS, rest=Line(0.02, 0.0), longest=3))
-SCHEDULES += [HardwareAware(STAIRS), HardwareAware(Line(1.0, 0.2), max_draft=2), Delayed(STAIRS), AUTO]
+CUTS = (Position(asked=20.0, admitted=12.0, tried=20.0, accepted=16.0),) * 3  # so often that drafts are read
+AUTO = Auto(Costs(draft=Line(0.1, 0.05), verify=STAIRS, rest=Line(0.02, 0.0), longest=3), CUTS)
+SCHEDULES += [HardwareAware(STAIRS), HardwareAware(Line(1.0, 0.2), max_draft=2), Delayed(STAIRS)]
+SCHEDULES += [AUTO, Auto(AUTO.costs)]
 
 
 def constant_world(p, q):

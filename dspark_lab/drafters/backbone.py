@@ -140,8 +140,12 @@ class BlockDrafter(nn.Module):
     def commit(self, tokens, hidden, cache):
         """Append the context features of ``hidden`` (1, n, taps * d) to every layer's keys and values."""
         features = self.context_features(hidden)
-        for layer, context in zip(self.layers, cache):
-            mx.async_eval(context.update_and_fetch(*layer.self_attn.keys_values(features, context.offset)))
+        mx.async_eval(
+            [
+                context.update_and_fetch(*layer.self_attn.keys_values(features, context.offset))
+                for layer, context in zip(self.layers, cache)
+            ]
+        )
 
     def trim(self, cache, n):
         """Forget the context features of all tokens but the first ``n``."""

@@ -50,7 +50,8 @@ class DSpark(BlockDrafter):
             # A row of its own: MLX 0.32.4 fails on CUDA to multiply a lone vector of these.
             bias, state = self.markov_head.step(previous[None], hidden[None], state)
             previous, q = sampling.choose(logits + bias[0], k)
-            mx.async_eval(previous)  # MLX draws it while Python describes the next step
+            if mx.default_device() == mx.cpu:  # it draws while Python describes the next step; a GPU is soon done
+                mx.async_eval(previous)
             tokens.append(previous)
             probs.append(q)
         return mx.stack(tokens, axis=-1), mx.stack(probs, axis=-2)

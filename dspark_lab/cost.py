@@ -184,14 +184,17 @@ class RoundClock:
     def costs(self):
         """`Costs` from all runs but the first, which warmed up: medians and quartiles.
 
-        A drafter that proposed less than it was asked for leaves numbers of tokens that no pass had; then all passes
-        are timed by themselves.
+        What not reading a draft saves is the same at every length, so one number is taken from all of them. A drafter
+        that proposed less than it was asked for leaves numbers of tokens that no pass had; then all passes are timed by
+        themselves.
         """
         samples = (*self.spent, self.unread)
         draft, verify, rest, unread = (Curve.of({n: s[1:] or s for n, s in one.items()}) for one in samples)
         if len(verify.counts) <= self.longest:
             verify = time_verifying(self.target, range(1, self.longest + 2), context=len(self.prompt))
-        return Costs(draft, verify, rest, self.longest, unread)
+        costs = Costs(draft, verify, rest, self.longest)
+        saved = [costs.round(n) - unread(n) for n in unread.counts if n]
+        return replace(costs, wait=max(0.0, float(np.median(saved)))) if saved else costs
 
 
 def time_rounds(pair, mode, *, context=CONTEXT, repeats=REPEATS):

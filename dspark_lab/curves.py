@@ -111,22 +111,21 @@ class Costs:
 
     ``draft``: by draft length; the drafter's pass, its draws, and the context update that the round before left to it.
     ``verify``: by tokens of the target's pass. ``rest``: by draft length; the accept rule, rollback, bookkeeping.
-    ``unread``: by draft length; a round whose pass begins before its draft is read, whole, for that saves a wait; None:
-    not measured, and taken for the sum of the parts. ``longest``: the longest draft.
+    ``longest``: the longest draft. ``wait``: what of these seconds a round saves whose pass begins before its draft is
+    read.
     """
 
     draft: Curve
     verify: Curve
     rest: Curve
     longest: int
-    unread: Curve | None = None
+    wait: float = 0.0
 
     @classmethod
     def from_dict(cls, record):
         """The Costs that ``to_dict`` wrote."""
         curves = {name: Curve.from_dict(record[name]) for name in ("draft", "verify", "rest")}
-        unread = Curve.from_dict(record["unread"]) if record.get("unread") else None
-        return cls(**curves, longest=record["longest"], unread=unread)
+        return cls(**curves, longest=record["longest"], wait=record.get("wait", 0.0))
 
     def to_dict(self):
         """Ready for JSON."""
@@ -157,9 +156,8 @@ class Costs:
         """Seconds of a round that verifies its ``draft_length`` tokens unread; 0 is plain decoding."""
         if not 0 <= draft_length <= self.longest:
             raise ValueError(f"draft_length is {draft_length}; costs are known from 0 to {self.longest}")
-        if self.unread:
-            return self.unread(draft_length)
-        return self.besides[draft_length] + self.passes[draft_length]
+        wait = self.wait if draft_length else 0.0
+        return self.besides[draft_length] + self.passes[draft_length] - wait
 
 
 @dataclass(frozen=True)

@@ -66,10 +66,10 @@ def test_medians_and_quartiles_survive_json():
     assert (found.counts, found.seconds, found.repeats) == ((1, 2), (1.0, 3.0), 5)
     assert (found.low[1], found.high[1]) == (2.0, 4.0)
     assert Curve.from_dict(json.loads(json.dumps(found.to_dict()))) == found
-    for known in (Costs(found, found, found, 1), Costs(found, found, found, 1, unread=found)):
-        assert Costs.from_dict(json.loads(json.dumps(known.to_dict()))) == known
-    older = {name: part for name, part in known.to_dict().items() if name != "unread"}
-    assert Costs.from_dict(older) == replace(known, unread=None)
+    known = Costs(found, found, found, 1, wait=0.5)
+    assert Costs.from_dict(json.loads(json.dumps(known.to_dict()))) == known
+    older = {name: part for name, part in known.to_dict().items() if name != "wait"}
+    assert Costs.from_dict(older) == replace(known, wait=0.0)
 
 
 @given(st.floats(0.1, 3.0), st.floats(0.05, 1.5), st.floats(0.0, 3.0))
@@ -84,7 +84,8 @@ def test_speedup_by_hand():
     """A plain round takes 1.0 + 4.0; a draft of n takes 1.0 + n / 4 + 4.0 + n / 2."""
     known = Costs(draft=Line(0.5, 0.25), verify=Line(3.5, 0.5), rest=Line(0.5, 0.0), longest=4)
     assert known.round(2) == pytest.approx(6.5)
-    assert replace(known, unread=Line(5.0, 0.5)).round(2) == 6.0
+    waiting = replace(known, wait=0.5)
+    assert waiting.round(2) == pytest.approx(6.0) and waiting.round(0) == known.round(0)
     assert speedup(0.5, known, 2) == pytest.approx(1.75 * 5 / 6.5)
     assert speedup([0.9, 0.5, 0.1, 0.0], known, 3) == pytest.approx((1 + 0.9 + 0.45 + 0.045) * 5 / 7.25)
     assert speedup(0.7, known, 0) == 1.0
@@ -116,8 +117,21 @@ def test_every_draft_length_is_timed_in_the_loop(golden, mode):
         assert known.draft.repeats == each - 1  # the first run warmed up
     assert {n: len(s) for n, s in clock.unread.items()} == {n: len(s) for n, s in draft.items()}
     assert known.longest == longest and min(known.besides + known.passes) > 0
-    assert known.round(longest) == known.unread(longest) > 0
-    assert known.besides[longest] == pytest.approx(known.draft(longest) + known.rest(longest))
+    parts = known.draft(longest) + known.verify(longest + 1) + known.rest(longest)
+    assert known.round(longest) == pytest.approx(parts - known.wait) and known.wait >= 0
+
+
+@pytest.mark.parametrize("saved, wait", [([0.2, 0.3, 0.3, 0.3, 0.3, 0.3, 9.0], 0.3), ([-0.1] * 7, 0.0)])
+def test_what_reading_a_draft_costs_is_one_number(golden, saved, wait):
+    clock = RoundClock(golden, "dspark", context=40)
+    for n, less in enumerate([0.0, *saved]):
+        parts = zip(clock.spent, (n, n + 1, n), (2.0, 6.0 + n, 3.0))
+        for samples, count, seconds in parts:
+            samples[count] = [seconds] * 3
+        clock.unread[n] = [11.0 + n - less] * 3
+    known = clock.costs()
+    assert known.wait == pytest.approx(wait)
+    assert known.round(5) == pytest.approx(16 - wait) and known.round(0) == pytest.approx(11)
 
 
 def test_plain_rounds_are_timed_among_plain_rounds(golden, monkeypatch):

@@ -252,7 +252,7 @@ lines = st.builds(Line, st.floats(0.1, 10), st.floats(0, 2))
         st.builds(SurvivalThreshold, st.floats(0, 1), st.none() | st.integers(0, 9)),
         st.builds(HardwareAware, lines, st.none() | st.integers(0, 9)),
         st.builds(Delayed, lines),
-        st.builds(Auto, st.builds(Costs, lines, lines, lines, st.just(8), st.none() | lines)),
+        st.builds(Auto, st.builds(Costs, lines, lines, lines, st.just(8), st.sampled_from([0.0, 0.3]))),
     ),
     stop_tokens=st.sets(tokens, max_size=2),
 )

@@ -199,16 +199,14 @@ def test_auto_cuts_by_what_was_known_before_the_block_was_drawn():
 @pytest.mark.parametrize("seen, wait, reads", [(OFTEN, 0.2, True), (OFTEN, 2.0, False), (NEVER, 0.2, False)])
 def test_auto_waits_for_a_draft_where_cuts_earn_the_wait(seen, wait, reads):
     """Of seven tokens at .5 each about 1.9 are cut from OFTEN's drafts; unread, nothing is cut, whatever it says."""
-    known = costs(BUS, draft=3.0)
-    auto = Auto(replace(known, unread=lambda n: known.round(n) - wait * (n > 0)), seen)
+    auto = Auto(replace(costs(BUS, draft=3.0), wait=wait), seen)
     assert auto.reads_draft == reads
     assert (scheduled_length(auto, survival_of([0.01] * 7, 7)) == 0) == reads
     assert scheduled_length(auto, survival_of(None, 7)) == 7
 
 
 def test_auto_learns_from_drafts_verified_unread_how_many_it_would_have_cut():
-    known = costs(BUS, draft=3.0)
-    auto = Auto(replace(known, unread=lambda n: known.round(n) - 0.2 * (n > 0)))
+    auto = Auto(replace(costs(BUS, draft=3.0), wait=0.2))
     assert not auto.reads_draft  # nothing was seen
     doubted = auto.after(make_round(7, 7, 5, [0.9] * 5 + [0.01] * 2))
     assert [p.asked for p in doubted.seen] == [1] * 6 + [0] and [p.admitted for p in doubted.seen] == [1] * 5 + [0] * 2

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from dspark_lab.curves import Costs
-from dspark_lab.schedule import Schedule, survival_of
+from dspark_lab.schedule import Schedule, scheduled_length, survival_of
 
 MEMORY = 0.975  # what a round counts for, one round later: the last forty make up the estimate
 OPTIMISM = 0.8  # what is assumed of position 1 before anything is seen, so that drafting is tried, and tried again
@@ -67,18 +67,13 @@ class Auto(Schedule):
         return self.plan[1]
 
     def admit(self, k, survival):
-        """While the survival, c_1 * ... * c_k, is worth what verifying costs, as planned; unread, always."""
-        return not self.reads_draft or self.worth(k, survival)
-
-    def worth(self, k, survival):
-        """Whether survival[k] is worth what verifying position ``k`` costs."""
-        return survival[k] > self.plan[2][k - 1]
+        """While the survival, c_1 * ... * c_k, is worth what verifying costs, as planned."""
+        return survival[k] >= self.plan[2][k - 1]
 
     def after(self, round):
-        """The schedule for the next round, which has seen ``round``; of a draft verified unread, its confidence too."""
+        """The schedule for the next round, which has seen ``round``, and also where an unread draft would be cut."""
         drafted, accepted, seen = len(round.drafted), round.accepted, []
-        survival = survival_of(round.confidence, drafted)
-        admitted = next((k - 1 for k in range(1, drafted + 1) if not self.worth(k, survival)), drafted)
+        admitted = scheduled_length(self, survival_of(round.confidence, drafted))
         for k, position in enumerate(self.positions, 1):
             asked, tried = drafted >= k and admitted >= k - 1, drafted >= k and accepted >= k - 1
             seen.append(position.later(asked, asked and admitted >= k, tried, tried and accepted >= k))
@@ -115,7 +110,7 @@ class Auto(Schedule):
 
     @cached_property
     def plan(self):
-        """(draft length, whether to read it, the survival that is worth verifying each of its positions)."""
+        """(draft length, whether to read it, the survival that each of its positions must reach to be verified)."""
         costs = self.costs
         length, reads, best = 0, False, 1 / costs.round(0)
         tokens, seconds, admitted, accepted = 1.0, costs.passes[0], 1.0, 1.0
@@ -129,12 +124,12 @@ class Auto(Schedule):
         return length, reads, tuple(self.bar(k, length, best) for k in range(1, length + 1))
 
     def bar(self, k, length, rate):
-        """The survival of position ``k`` at which verifying on from it, to wherever it is best, earns its seconds.
+        """The survival of position ``k``, at most 1, at which verifying from it to wherever is best earns its seconds.
 
         Verifying k to m costs passes[m] - passes[k - 1] seconds, in which plain going-on makes ``rate`` tokens each. It
         brings survival[k] * (1 + α_k+1 + α_k+1 * α_k+2 + ... to m) tokens, with each α as estimated beforehand.
         """
-        passes, brings, chance, bar = self.costs.passes, 0.0, 1.0, float("inf")
+        passes, brings, chance, bar = self.costs.passes, 0.0, 1.0, 1.0
         for m in range(k, length + 1):
             chance *= self.estimates[m - 1][1] if m > k else 1.0
             brings += chance

@@ -18,9 +18,9 @@ from dspark_lab.rounds import Round
 class Schedule(Protocol):
     """``max_draft``: a limit known before the draft is made (None: the drafter's whole block); ``admit``: see above.
 
-    ``reads_draft``: whether ``admit`` looks at this draft's survival. Where it does not, and so admits the same of any
-    draft, it is asked with survivals of 1, and the pass begins before the draft is computed. A schedule never changes.
-    One that learns from what happened hands out its successor, ``after(round)``.
+    ``reads_draft``: whether ``admit`` wants to know this draft's survival. If not it is asked with survivals of 1, and
+    the pass begins before the draft is computed. A schedule never changes. One that learns from what happened hands out
+    its successor, ``after(round)``.
     """
 
     max_draft: int | None = None

@@ -109,7 +109,7 @@ def rounds_after(
     limit = draft_length if schedule.max_draft is None else min(draft_length, schedule.max_draft)
     for draft, share in drafts(drawn or world.q, committed, limit):
         scores = [confidence(committed, draft[:k]) for k in range(limit)] if confidence else None
-        n = scheduled_length(schedule, schedules.survival_of(scores, limit))
+        n = scheduled_length(schedule, schedules.survival_of(scores if schedule.reads_draft else None, limit))
         for k in range(n):  # rejected at position k + 1: the target's own token is the correction
             accepted, correction = judge(draft[:k])
             yield from endings(committed, draft, scores, n, k, share * (1 - accepted[draft[k]]), correction)

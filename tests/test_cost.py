@@ -22,6 +22,7 @@ from dspark_lab.cost import (
 )
 from dspark_lab.curves import Costs, Curve, Line, load_traces
 from dspark_lab.decode import Leader
+from dspark_lab.rounds import NO_DRAFT
 
 
 @pytest.fixture
@@ -119,6 +120,13 @@ def test_every_draft_length_is_timed_in_the_loop(golden, mode):
     assert known.longest == longest and min(known.besides + known.passes) > 0
     parts = known.draft(longest) + known.verify(longest + 1) + known.rest(longest)
     assert known.round(longest) == pytest.approx(parts - known.wait) and known.wait >= 0
+
+
+def test_draft_and_pass_are_timed_in_rounds_that_read_and_the_wait_against_rounds_that_do_not(golden, monkeypatch):
+    clock, seconds = RoundClock(golden, "dspark", context=40), {"verify_seconds": 2.0, "other_seconds": 3.0}
+    monkeypatch.setattr(clock, "rounds", lambda reads_draft: [replace(NO_DRAFT, draft_seconds=reads_draft, **seconds)])
+    clock.run()
+    assert clock.spent == [{0: [1.0]}, {1: [2.0]}, {0: [3.0]}] and clock.unread == {0: [5.0]}
 
 
 @pytest.mark.parametrize("saved, wait", [([0.2, 0.3, 0.3, 0.3, 0.3, 0.3, 9.0], 0.3), ([-0.1] * 7, 0.0)])

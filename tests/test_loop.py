@@ -188,6 +188,25 @@ def test_a_draft_without_confidence_is_waited_for_all_the_same(monkeypatch, read
     assert [array is draft.tokens for array in waited] == [True] * reads
 
 
+def test_drafting_ends_when_an_unread_draft_is_computed(monkeypatch):
+    """It is waited for once its pass has begun, and before what the pass gives."""
+    events, drafts, real = [], [], (ScriptedDrafter.propose, ScriptedTarget.forward, mx.eval)
+
+    def propose(*arguments):
+        drafts.append(real[0](*arguments))
+        return drafts[-1]
+
+    def wait(*arrays):
+        events.append("draft" if drafts and arrays[0] is drafts[-1].tokens else "other")
+        real[2](*arrays)
+
+    monkeypatch.setattr(ScriptedDrafter, "propose", propose)
+    monkeypatch.setattr(ScriptedTarget, "forward", lambda *arguments: events.append("begin") or real[1](*arguments))
+    monkeypatch.setattr(sys.modules["dspark_lab.decode"].mx, "eval", wait)
+    run(ScriptedDrafter(SCRIPT), prompt=PROMPT[:1], max_tokens=8)
+    assert events[:3] == ["begin", "draft", "other"]
+
+
 class Fickle(Cap):
     """Announces that after a round without a draft another one follows, and then drafts."""
 

@@ -33,6 +33,7 @@ from dspark_lab.toy import (
     one_round,
     phrase_world,
     random_world,
+    rounds_after,
     target_joint,
     total_variation,
 )
@@ -91,6 +92,14 @@ def test_the_loop_has_the_targets_law(schedule, drafter):
             law = joint(world, 4, 3, schedule=schedule, confidence=confidence)
             assert law.shape == (3, 3, 3, 3) and law.sum() == pytest.approx(1, abs=EXACT)
             assert total_variation(law, target_joint(world, 4)) < EXACT
+
+
+@pytest.mark.parametrize("schedule", [AUTO, Auto(AUTO.costs)], ids=["reads", "unread"])
+def test_a_draft_is_cut_only_by_a_schedule_that_reads_it(schedule):
+    world = random_world(np.random.default_rng(0), 3)
+    assert schedule.reads_draft == (schedule is AUTO)
+    rounds = [r for r, _ in rounds_after(world, (), 3, schedule=schedule, confidence=lambda *_: 0.01)]
+    assert {r.scheduled for r in rounds} == ({0} if schedule.reads_draft else {schedule.max_draft})
 
 
 @settings(max_examples=60, deadline=None)

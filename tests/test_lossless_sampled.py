@@ -251,6 +251,16 @@ def test_three_tokens_have_the_targets_law(remembered, prompt, world, mode, sche
     assert p_value(counts, target_law(world(ONE))) > LEVEL
 
 
+def test_auto_reads_drafts_here_and_cuts_some_shorter_than_others(pair, prompt):
+    """Or its law would be tested on drafts verified whole and unread, as WHOLE's is."""
+    options = {"sampling": ONE, "schedule": AUTO, "max_tokens": DECODED}
+    first = [
+        next(decode(pair.target, pair.drafter("dspark"), prompt, key=mx.random.key(i), **options)) for i in range(30)
+    ]
+    assert AUTO.reads_draft and {r.draft_length for r in first} == {3}
+    assert len({r.scheduled for r in first}) > 1
+
+
 @pytest.mark.parametrize("mode", ["dspark", "dflash", "lookup"])
 def test_three_tokens_have_the_targets_law_live(pair, prompt, world, mode):
     counts, _ = count(pair.target, pair.drafter(mode), prompt, ONE, WHOLE, N_LIVE)

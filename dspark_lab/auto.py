@@ -27,7 +27,9 @@ class Position:
     """What became of one position of earlier drafts, in rounds that fade with time.
 
     ``asked``: it was drafted, and all before it were worth verifying; ``admitted``: it was so too. ``tried``: it was
-    drafted, and all before it were verified and accepted; ``accepted``: it was verified and accepted too.
+    drafted, and all before it were verified and accepted; ``accepted``: it was verified and accepted too. Of the last
+    two, what happened is one half and what the confidences foretold the other, where there are any: a coin says less
+    of a text than seven estimates of the chance it had.
     """
 
     asked: float = 0.0
@@ -36,7 +38,7 @@ class Position:
     accepted: float = 0.0
 
     def later(self, asked, admitted, tried, accepted):
-        """One round later, in which these (0 or 1) happened."""
+        """One round later, in which these (0 to 1) happened."""
         return Position(
             MEMORY * self.asked + asked,
             MEMORY * self.admitted + admitted,
@@ -73,10 +75,14 @@ class Auto(Schedule):
     def after(self, round):
         """The schedule for the next round, which has seen ``round``, and also where an unread draft would be cut."""
         drafted, accepted, seen = len(round.drafted), round.accepted, []
-        admitted = scheduled_length(self, survival_of(round.confidence, drafted))
+        survival = survival_of(round.confidence, drafted)
+        admitted = scheduled_length(self, survival)
         for k, position in enumerate(self.positions, 1):
             asked, tried = drafted >= k and admitted >= k - 1, drafted >= k and accepted >= k - 1
-            seen.append(position.later(asked, asked and admitted >= k, tried, tried and accepted >= k))
+            chances = tried, tried and accepted >= k
+            if round.confidence and drafted >= k:
+                chances = (chances[0] + survival[k - 1]) / 2, (chances[1] + survival[k]) / 2
+            seen.append(position.later(asked, asked and admitted >= k, *chances))
         return Auto(self.costs, tuple(seen))
 
     @property

@@ -8,7 +8,6 @@ cache folder per machine, model, precision, threads and versions.
 
 import hashlib
 import re
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -150,7 +149,7 @@ class RoundClock:
         self.longest, self.rng = self.drafter.draft_length, np.random.default_rng(seed)
         self.most = (self.longest + 1) * (self.longest + 2) + 2  # tokens, if every draft were accepted
         self.prompt = repetitive_prompt(self.target, context, self.most, self.rng)
-        self.spent, self.unread = [defaultdict(list) for _ in range(3)], defaultdict(list)
+        self.runs = [[] for _ in range(4)]  # of drafts, passes, rests and unread rounds: in each run, count -> seconds
 
     def run(self):
         """Twice through all lengths, in orders drawn anew, so that what drifts meanwhile touches all alike.
@@ -158,13 +157,12 @@ class RoundClock:
         Once every draft is read before its pass begins, for only then do draft and pass have times of their own. Once
         none is, as in the loop where the schedule does not ask for it.
         """
-        draft, verify, rest = self.spent
-        for r in self.rounds(reads_draft=True):
-            draft[r.draft_length].append(r.draft_seconds)
-            verify[r.scheduled + 1].append(r.verify_seconds)
-            rest[r.draft_length].append(r.other_seconds)
-        for r in self.rounds(reads_draft=False):
-            self.unread[r.draft_length].append(r.seconds)
+        read, unread = list(self.rounds(reads_draft=True)), self.rounds(reads_draft=False)
+        draft = {r.draft_length: r.draft_seconds for r in read}
+        verify = {r.scheduled + 1: r.verify_seconds for r in read}
+        rest = {r.draft_length: r.other_seconds for r in read}
+        for runs, found in zip(self.runs, (draft, verify, rest, {r.draft_length: r.seconds for r in unread})):
+            runs.append(found)
 
     def rounds(self, reads_draft):
         """A Round of every length.
@@ -182,14 +180,13 @@ class RoundClock:
                 yield r
 
     def costs(self):
-        """`Costs` from all runs but the first, which warmed up: medians and quartiles.
+        """`Costs` from all runs but the first, which warmed up: medians and quartiles, `without_drift`.
 
         What not reading a draft saves is the same at every length, so one number is taken from all of them. A drafter
         that proposed less than it was asked for leaves numbers of tokens that no pass had; then all passes are timed by
         themselves.
         """
-        samples = (*self.spent, self.unread)
-        draft, verify, rest, unread = (Curve.of({n: s[1:] or s for n, s in one.items()}) for one in samples)
+        draft, verify, rest, unread = (Curve.of(without_drift(runs[1:] or runs)) for runs in self.runs)
         if len(verify.counts) <= self.longest:
             verify = time_verifying(self.target, range(1, self.longest + 2), context=len(self.prompt))
         costs = Costs(draft, verify, rest, self.longest)
@@ -214,17 +211,29 @@ def time_verifying(target, tokens=range(1, 33), *, context=CONTEXT, repeats=REPE
     rng, cache, rule = np.random.default_rng(seed), target.new_cache(), Sampling()
     prompt = repetitive_prompt(target, context, max(tokens), rng)
     prefill(target, NoDrafter(), prompt, cache, None)
-    spent = defaultdict(list)
-    for repeat in range(repeats + 1):
+    runs = [{} for _ in range(repeats + 1)]
+    for spent in runs:
         for n in rng.permutation(tokens).tolist():
             ids = rng.integers(target.vocab_size, size=n).tolist()
             start = perf_counter()
             logits, _ = target.forward(ids, cache)
             mx.eval(rule.gist(logits))
-            if repeat:
-                spent[n].append(perf_counter() - start)
+            spent[n] = perf_counter() - start
             target.rollback(cache, n)
-    return Curve.of(spent)
+    return Curve.of(without_drift(runs[1:]))
+
+
+def without_drift(runs):
+    """``runs``, a list of count -> seconds, as count -> list of seconds, each divided by how slow its run was.
+
+    A machine shared with others is faster now and slower then, for seconds on end: all counts of a run alike. How slow
+    a run was is the median over its counts of seconds over the count's own median; the runs' median is 1.
+    """
+    counts = sorted(set().union(*runs))
+    table = np.array([[run.get(n, np.nan) for n in counts] for run in runs])  # (runs, counts); not each has them all
+    slowness = np.nanmedian(table / np.nanmedian(table, axis=0), axis=1)
+    table /= (slowness / np.median(slowness))[:, None]
+    return {n: column[~np.isnan(column)].tolist() for n, column in zip(counts, table.T)}
 
 
 def repetitive_prompt(target, context, more, rng):

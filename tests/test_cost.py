@@ -19,6 +19,7 @@ from dspark_lab.cost import (
     measure_verify_cost,
     speedup,
     time_verifying,
+    without_drift,
 )
 from dspark_lab.curves import Costs, Curve, Line, load_traces
 from dspark_lab.decode import Leader
@@ -107,16 +108,16 @@ def test_every_draft_length_is_timed_in_the_loop(golden, mode):
     for _ in range(3):
         clock.run()
     known, longest = clock.costs(), golden.drafter(mode).draft_length
-    draft, verify, _ = clock.spent
+    drafts, passes, rests, unread = clock.runs
     if mode == "lookup":  # it drafts what it finds
-        assert set(draft) <= set(range(8)) and 0 in draft
+        assert all(set(run) <= set(range(8)) and 0 in run for run in drafts)
         assert known.verify.counts == tuple(range(1, 9))  # in the loop, or else by themselves
     else:
-        each = 3 if longest else 6  # of four plain rounds two are between others
-        assert {n: len(s) for n, s in draft.items()} == dict.fromkeys(range(longest + 1), each)
-        assert {n: len(s) for n, s in verify.items()} == dict.fromkeys(range(1, longest + 2), each)
-        assert known.draft.repeats == each - 1  # the first run warmed up
-    assert {n: len(s) for n, s in clock.unread.items()} == {n: len(s) for n, s in draft.items()}
+        lengths = set(range(longest + 1))
+        assert [set(run) for run in drafts] == [lengths] * 3
+        assert [set(run) for run in passes] == [{n + 1 for n in lengths}] * 3
+        assert known.draft.repeats == 2  # the first run warmed up
+    assert [set(run) for run in unread] == [set(run) for run in rests] == [set(run) for run in drafts]
     assert known.longest == longest and min(known.besides + known.passes) > 0
     parts = known.draft(longest) + known.verify(longest + 1) + known.rest(longest)
     assert known.round(longest) == pytest.approx(parts - known.wait) and known.wait >= 0
@@ -126,17 +127,15 @@ def test_draft_and_pass_are_timed_in_rounds_that_read_and_the_wait_against_round
     clock, seconds = RoundClock(golden, "dspark", context=40), {"verify_seconds": 2.0, "other_seconds": 3.0}
     monkeypatch.setattr(clock, "rounds", lambda reads_draft: [replace(NO_DRAFT, draft_seconds=reads_draft, **seconds)])
     clock.run()
-    assert clock.spent == [{0: [1.0]}, {1: [2.0]}, {0: [3.0]}] and clock.unread == {0: [5.0]}
+    assert clock.runs == [[{0: 1.0}], [{1: 2.0}], [{0: 3.0}], [{0: 5.0}]]
 
 
 @pytest.mark.parametrize("saved, wait", [([0.2, 0.3, 0.3, 0.3, 0.3, 0.3, 9.0], 0.3), ([-0.1] * 7, 0.0)])
 def test_what_reading_a_draft_costs_is_one_number(golden, saved, wait):
     clock = RoundClock(golden, "dspark", context=40)
-    for n, less in enumerate([0.0, *saved]):
-        parts = zip(clock.spent, (n, n + 1, n), (2.0, 6.0 + n, 3.0))
-        for samples, count, seconds in parts:
-            samples[count] = [seconds] * 3
-        clock.unread[n] = [11.0 + n - less] * 3
+    unread = {n: 11.0 + n - less for n, less in enumerate([0.0, *saved])}
+    whole = [dict.fromkeys(unread, 2.0), {n + 1: 6.0 + n for n in unread}, dict.fromkeys(unread, 3.0), unread]
+    clock.runs = [[one] * 3 for one in whole]
     known = clock.costs()
     assert known.wait == pytest.approx(wait)
     assert known.round(5) == pytest.approx(16 - wait) and known.round(0) == pytest.approx(11)
@@ -146,13 +145,24 @@ def test_plain_rounds_are_timed_among_plain_rounds(golden, monkeypatch):
     """As "auto" has them, whose pass was begun early and which begin the next."""
     clock, begun = RoundClock(golden, "dspark", context=40), []
     ahead = Leader.run_ahead
-    monkeypatch.setattr(
-        Leader, "run_ahead", lambda self, token: begun.append(len(clock.spent[0][0])) or ahead(self, token)
-    )
+    monkeypatch.setattr(Leader, "run_ahead", lambda self, token: begun.append(len(clock.runs[0])) or ahead(self, token))
     for _ in range(3):
         clock.run()
-    assert len(clock.spent[0][0]) == 3
+    assert all(0 in run for run in clock.runs[0])
     assert all(begun.count(run) >= 2 for run in range(3))  # two of three begin the next; the middle one counts
+
+
+def test_a_machine_that_is_slow_for_a_while_changes_no_proportion():
+    """Each run has its own pace; without it every run says the same, at the middle run's pace."""
+    true, paces = {1: 8.0, 2: 11.0, 3: 12.0}, [1.0, 1.5, 0.9, 2.0, 1.1]
+    even = without_drift([{n: s * pace for n, s in true.items()} for pace in paces])
+    assert even == {n: pytest.approx([s * 1.1] * 5) for n, s in true.items()}
+
+
+def test_a_run_may_lack_a_count_and_one_slow_number_slows_no_other():
+    """Prompt lookup drafts what it finds; and a number that was disturbed by itself stays what it is."""
+    even = without_drift([{1: 8.0, 2: 11.0, 3: 12.0}, {1: 8.0, 3: 12.0}, {1: 8.0, 2: 110.0, 3: 12.0}])
+    assert even == {1: pytest.approx([8.0] * 3), 2: pytest.approx([11.0, 110.0]), 3: pytest.approx([12.0] * 3)}
 
 
 def test_a_pass_is_timed_for_every_number_of_tokens(golden, monkeypatch):

@@ -128,7 +128,7 @@ def test_auto_comes_near_the_best_static_length(alpha, head):
     known = costs(BUS)
     best = max(sum(alpha**k for k in range(n + 1)) / known.round(n) for n in range(8))
     _, tokens, seconds = play(Auto(known), lambda i: alpha, 2000, np.random.default_rng(1), head)
-    assert tokens / seconds > 0.93 * best
+    assert tokens / seconds > 0.92 * best  # the rest is what trying again costs, just below break-even the most
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 0.7, 0.9, 0.97])
@@ -176,6 +176,27 @@ def test_auto_is_put_off_by_many_misses_and_not_by_one(misses, goes_on):
     assert (auto.max_draft > 0) == goes_on
 
 
+def test_auto_is_put_off_less_by_a_miss_that_was_not_foretold():
+    """A head that was sure of all seven makes a first miss a mischance, also where only very good drafts pay."""
+    known = costs(Curve((1, 2, 8), *[(2.2, 6.4, 6.4)] * 3, repeats=9), draft=3.0)
+    sure, doubtful, headless = (
+        Auto(known).after(make_round(7, 7, 0, confidence)) for confidence in ([0.99] * 7, [0.3] * 7, None)
+    )
+    assert sure.max_draft == 7 and doubtful.max_draft == headless.max_draft == 0
+
+
+def test_auto_counts_what_happened_and_what_was_foretold_half_each():
+    auto = Auto(costs(BUS)).after(make_round(4, 4, 2, [0.8, 0.5, 0.5, 0.1]))
+    expected = np.array([1.0, 0.8, 0.4, 0.2, 0.02])  # the chance to get as far as each position, and beyond the last
+    happened = np.array([1, 1, 1, 0, 0])
+    both = (expected + happened) / 2
+    assert [p.tried for p in auto.seen] == pytest.approx([*both[:4], 0, 0, 0])
+    assert [p.accepted for p in auto.seen] == pytest.approx([*both[1:], 0, 0, 0])
+    headless = Auto(costs(BUS)).after(make_round(4, 4, 2))
+    assert [p.tried for p in headless.seen] == [1, 1, 1, 0, 0, 0, 0]
+    assert [p.accepted for p in headless.seen] == [1, 1, 0, 0, 0, 0, 0]
+
+
 OFTEN = (Position(asked=30.0, admitted=24.0, tried=30.0, accepted=24.0),) * 7  # every fifth draft cut, at any position
 NEVER = (Position(asked=30.0, admitted=30.0, tried=30.0, accepted=24.0),) * 7
 
@@ -208,7 +229,6 @@ def test_auto_learns_from_drafts_verified_unread_how_many_it_would_have_cut():
     assert not auto.reads_draft  # nothing was seen
     doubted = auto.after(make_round(7, 7, 5, [0.9] * 5 + [0.01] * 2))
     assert [p.asked for p in doubted.seen] == [1] * 6 + [0] and [p.admitted for p in doubted.seen] == [1] * 5 + [0] * 2
-    assert [p.tried for p in doubted.seen] == [1] * 6 + [0] and [p.accepted for p in doubted.seen] == [1] * 5 + [0] * 2
     for _ in range(12):
         auto = auto.after(make_round(auto.max_draft, auto.max_draft, 3, ([0.99] * 3 + [0.01] * 4)[: auto.max_draft]))
     assert auto.reads_draft

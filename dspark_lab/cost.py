@@ -227,12 +227,13 @@ def without_drift(runs):
     """``runs``, a list of count -> seconds, as count -> list of seconds, each divided by how slow its run was.
 
     A machine shared with others is faster now and slower then, for seconds on end: all counts of a run alike. How slow
-    a run was is the median over its counts of seconds over the count's own median; the runs' median is 1.
+    a run was is the median over its counts of seconds over the count's own median, in proportion to the mean of all
+    runs: a text is decoded through fast and slow times, and takes their mean.
     """
     counts = sorted(set().union(*runs))
     table = np.array([[run.get(n, np.nan) for n in counts] for run in runs])  # (runs, counts); not each has them all
     slowness = np.nanmedian(table / np.nanmedian(table, axis=0), axis=1)
-    table /= (slowness / np.median(slowness))[:, None]
+    table /= (slowness / slowness.mean())[:, None]
     return {n: column[~np.isnan(column)].tolist() for n, column in zip(counts, table.T)}
 
 

@@ -1,4 +1,4 @@
-"""``max_draft="auto"``: each round's draft length from measured costs and from what became of earlier drafts.
+"""``max_draft="auto"``: each round's draft length from measured costs and from what earlier drafts promised and became.
 
 Before a block is drawn its length is planned: the one with the most expected tokens a second, found among all lengths
 at once, so that a step in the cost curve is no trap. After it is drawn, a drafter with a confidence head may have it

@@ -228,10 +228,13 @@ def without_drift(runs):
 
     A machine shared with others is faster now and slower then, for seconds on end: all counts of a run alike. How slow
     a run was is the median over its counts of seconds over the count's own median, in proportion to the mean of all
-    runs: a text is decoded through fast and slow times, and takes their mean.
+    runs: a text is decoded through fast and slow times, and takes their mean. The times of a single count stay what
+    they are: nothing tells how slow their runs were.
     """
     counts = sorted(set().union(*runs))
     table = np.array([[run.get(n, np.nan) for n in counts] for run in runs])  # (runs, counts); not each has them all
+    if len(counts) == 1:
+        return {counts[0]: table[:, 0].tolist()}
     slowness = np.nanmedian(table / np.nanmedian(table, axis=0), axis=1)
     table /= (slowness / slowness.mean())[:, None]
     return {n: column[~np.isnan(column)].tolist() for n, column in zip(counts, table.T)}

@@ -159,6 +159,10 @@ def test_a_machine_that_is_slow_for_a_while_changes_no_proportion():
     assert even == {n: pytest.approx([s * 1.3] * 5) for n, s in true.items()}
 
 
+def test_a_single_count_keeps_its_spread():
+    assert without_drift([{1: 8.0}, {1: 9.0}, {1: 11.0}]) == {1: [8.0, 9.0, 11.0]}
+
+
 def test_a_run_may_lack_a_count_and_one_slow_number_slows_no_other():
     """Prompt lookup drafts what it finds; and a number that was disturbed by itself stays what it is."""
     even = without_drift([{1: 8.0, 2: 11.0, 3: 12.0}, {1: 8.0, 3: 12.0}, {1: 8.0, 2: 110.0, 3: 12.0}])

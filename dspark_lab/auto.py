@@ -19,6 +19,9 @@ from dspark_lab.schedule import Schedule, scheduled_length, survival_of
 MEMORY = 0.975  # what a round counts for, one round later: the last forty make up the estimate
 OPTIMISM = 0.8  # what is assumed of position 1 before anything is seen, so that drafting is tried, and tried again
 HOPE, UTMOST = 0.05, 0.9  # where only better drafts pay: so much more than break-even is assumed, up to this
+WEIGHT = (
+    0.6  # rounds that what happened to a draft counts for, and what was foretold of it; 1 where nothing was foretold
+)
 TRUST = 4  # rounds that an assumption counts for: a miss in a text's first round must not end its drafting
 
 
@@ -27,9 +30,9 @@ class Position:
     """What became of one position of earlier drafts, in rounds that fade with time.
 
     ``asked``: it was drafted, and all before it were worth verifying; ``admitted``: it was so too. ``tried``: it was
-    drafted, and all before it were verified and accepted; ``accepted``: it was verified and accepted too. Of the last
-    two, what happened is one half and what the confidences foretold the other, where there are any: a coin says less
-    of a text than seven estimates of the chance it had.
+    drafted, and all before it were verified and accepted; ``accepted``: it was verified and accepted too. Into the last
+    two goes, where there are confidences, what happened and what they foretold, each with WEIGHT: a coin says less of a
+    text than seven estimates of the chance it had.
     """
 
     asked: float = 0.0
@@ -38,7 +41,7 @@ class Position:
     accepted: float = 0.0
 
     def later(self, asked, admitted, tried, accepted):
-        """One round later, in which these (0 to 1) happened."""
+        """One round later, in which these (0 to 2 * WEIGHT) happened."""
         return Position(
             MEMORY * self.asked + asked,
             MEMORY * self.admitted + admitted,
@@ -81,7 +84,7 @@ class Auto(Schedule):
             asked, tried = drafted >= k and admitted >= k - 1, drafted >= k and accepted >= k - 1
             chances = tried, tried and accepted >= k
             if round.confidence and drafted >= k:
-                chances = (chances[0] + survival[k - 1]) / 2, (chances[1] + survival[k]) / 2
+                chances = WEIGHT * (chances[0] + survival[k - 1]), WEIGHT * (chances[1] + survival[k])
             seen.append(position.later(asked, asked and admitted >= k, *chances))
         return Auto(self.costs, tuple(seen))
 
